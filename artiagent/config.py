@@ -1,0 +1,296 @@
+"""One typed configuration, one section per stage; the defaults of the project live here and nowhere else.
+
+A YAML file under ``configs/`` is a ZenML run configuration; its ``parameters.config`` holds this tree. Every stage
+receives only its own section, so that changing one section leaves the other stages' cache keys alone.
+"""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from artiagent.records import stable_hash
+
+
+class Section(BaseModel):
+    """Base of all sections: immutable, unknown keys refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    def digest(self) -> str:
+        """Hash of the section's values; part of cache keys and of every record of provenance."""
+        return stable_hash(self.model_dump_json())
+
+
+class InputSet(Section):
+    """A named set of source images: a folder or a Parquet file with columns file_name, image; COCO annotations."""
+
+    name: str
+    images: str
+    annotations: str | None = None
+    scored: bool = True  # False: goes through the chain, but is reported apart
+    limit: int | None = Field(default=None, ge=1)
+
+
+class InputsSection(Section):
+    sets: tuple[InputSet, ...] = (
+        InputSet(name="scenes", images="data/scenes/images.parquet", annotations="data/scenes/annotations.json"),
+        InputSet(
+            name="photos", images="data/photos/images.parquet", annotations="data/photos/annotations.json", scored=False
+        ),
+    )
+    generator: str = "data/weights/nano-flux"  # FluxPipeline folder or hub id
+    vlm: str = "data/weights/nano-vl"  # Qwen2.5-VL folder or hub id
+    clip: str = "data/weights/nano-clip"
+    benchmark: str = "data/artibench-nano/drawn.parquet"
+
+
+class PerceptionSection(Section):
+    grounding: Literal["annotations"] = "annotations"
+    vocabulary: Literal["template"] = "template"
+    patch: int = Field(default=8, ge=1)  # pixels per token of the backbone
+    short_side: int = Field(default=128, ge=16)
+    max_aspect: float = Field(default=2.0, ge=1.0)  # longer images are centre-cropped to this ratio
+    max_pixels: int = Field(default=120_000_000, ge=1)  # larger files are refused before decoding
+    min_pixels: int = Field(default=1024, ge=1)
+    containment: float = Field(default=0.9, gt=0, le=1)
+    entity_min_share: float = Field(default=0.01, ge=0, le=1)
+    part_min_patches: int = Field(default=2, ge=1)  # per side
+    part_max_share: float = Field(default=0.5, gt=0, le=1)  # of its entity
+
+
+class PlanningSection(Section):
+    """Toolbox parameters (spec: synthesis, section 3) and the seeded global plan."""
+
+    seed: int = 0
+    variants: int = Field(default=4, ge=1, le=64)  # K artifact images per source
+    artifacts: tuple[float, ...] = (0.8, 0.15, 0.05)  # probability of 1, 2, 3 artifacts per image
+    tools: dict[Literal["add", "remove", "distort", "fuse"], float] = Field(
+        default_factory=lambda: {"add": 1.0, "remove": 1.0, "distort": 1.0, "fuse": 1.0}
+    )
+    benign_share: float = Field(default=0.25, ge=0)  # benign injections per source
+    placement: Literal["contour_ring", "centroid_ring"] = "contour_ring"
+    add_radius: int = Field(default=5, ge=1)  # alpha
+    add_distance_weight: float = Field(default=0.05, ge=0)  # lambda
+    add_temperature: float = Field(default=0.05, ge=0)  # tau; 0 = argmax
+    add_min_visible: float = Field(default=0.5, ge=0, le=1)
+    remove_radius: int = Field(default=2, ge=1)
+    jitter_sigma: float = Field(default=1.5, gt=0)
+    jitter_attempts: int = Field(default=10, ge=1)
+    strips: int = Field(default=4, ge=2)
+    fuse_radius: int = Field(default=2, ge=1)
+    fuse_seeds: int = Field(default=5, ge=1)
+    fuse_offset: int = Field(default=4, ge=1)
+    fuse_min_overlap: int = Field(default=5, ge=1)
+    fuse_max_containment: float = Field(default=0.7, gt=0, le=1)
+    fuse_reverse: bool = True
+
+
+class SynthesisSection(Section):
+    """Inversion-injection (spec: synthesis, section 2). Phases are fractions of the schedule."""
+
+    solver: Literal["euler", "rf_solver", "fireflow"] = "fireflow"
+    steps: int = Field(default=10, ge=2)
+    guidance: float = 1.0
+    pe_fraction: float = Field(default=0.8, ge=0, le=1)
+    pe_fraction_remove: float = Field(default=0.96, ge=0, le=1)
+    value_fraction: float = Field(default=0.6, ge=0, le=1)
+    value_blocks: int = Field(default=2, ge=0)  # how many of the last single-stream blocks take cached values
+    value_after: Literal["live", "keep", "restore"] = "live"
+    background: Literal["guaranteed", "free"] = "guaranteed"
+    feather: int = Field(default=1, ge=0)  # patches by which the recorded region exceeds the targets
+    cache_dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    cache_device: str = "same"
+    device: str = "auto"
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    threads: int = Field(default=2, ge=1)
+    shards: int = Field(default=1, ge=1)
+    image_format: Literal["png", "jpeg"] = "png"
+
+
+class CurationSection(Section):
+    metric: Literal["lpips", "ssim"] = "ssim"
+    lpips_weights: str | None = None
+    lpips_window: tuple[float, float] = (0.5, 0.9)  # similarity 1 - LPIPS, the paper's
+    ssim_window: tuple[float, float] = (0.15, 0.9)  # calibrated for the fallback
+    min_crop: int = 64
+    change_inside_min: float = Field(default=0.03, ge=0)
+    change_share_min: float = Field(default=0.15, ge=0, le=1)  # share of target pixels that visibly changed
+    change_outside_max: float = Field(default=0.002, ge=0)
+    seam_max: float = Field(default=4.0, gt=0)
+    judge: Literal["local", "none"] = "local"
+    judge_batch: int = Field(default=32, ge=1)
+    judge_margin: float = 0.0  # how far P(yes) must move, twin to artifact
+    device: str = "auto"
+    threads: int = Field(default=2, ge=1)
+    explain: Literal["template"] = "template"
+    audit_resamples: int = Field(default=1000, ge=100)
+    audit_upper: float = 0.58
+
+
+class InstructionSection(Section):
+    seed: int = 0
+    val_share: float = Field(default=0.2, ge=0, lt=1)
+    hard_negatives: bool = True
+    turns: tuple[Literal["binary", "locate", "region", "explain"], ...] = ("binary", "locate", "region", "explain")
+
+
+class SftStage(Section):
+    name: str
+    train_vision: bool
+    epochs: float = Field(default=1.0, gt=0)
+    max_steps: int = -1
+    learning_rate: float = 1e-5
+
+
+class SftSection(Section):
+    method: Literal["lora", "full"] = "lora"
+    stages: tuple[SftStage, ...] = (
+        SftStage(name="language", train_vision=False, epochs=2, learning_rate=1e-3),
+        SftStage(name="vision", train_vision=True, epochs=2, learning_rate=3e-4),
+    )
+    lora_rank: int = 16
+    lora_alpha: int = 32
+    lora_dropout: float = 0.0
+    sampler: Literal["paired", "shuffled"] = "paired"
+    loss: Literal["tokens", "tokens+margin"] = "tokens+margin"
+    margin_weight: float = 1.0
+    batch_pairs: int = Field(default=8, ge=1)
+    warmup_ratio: float = 0.05
+    weight_decay: float = 0.0
+    max_length: int = 2048
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    seed: int = 0
+    device: str = "auto"
+    threads: int = Field(default=2, ge=1)
+    save_steps: int = 50
+
+
+class EvaluationSection(Section):
+    resamples: int = Field(default=10_000, ge=100)
+    seed: int = 0
+    batch_size: int = Field(default=16, ge=1)
+    max_new_tokens: int = 96
+    tasks: tuple[Literal["detection", "localization", "explanation"], ...] = (
+        "detection", "localization", "explanation",
+    )  # fmt: skip
+    device: str = "auto"
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    threads: int = Field(default=2, ge=1)
+    limit: int | None = None
+
+
+class RewardSection(Section):
+    learning_rate: float = 1e-3
+    weight_decay: float = 1e-4
+    l2: float = 1e-4
+    batch: int = 32
+    epochs: int = 5
+    cross_scene: int = 2
+    hidden: int = 128
+    pooling: Literal["pooled", "patches"] = "patches"
+    val_share: float = Field(default=0.25, gt=0, lt=1)
+    seed: int = 0
+    resamples: int = 10_000
+    device: str = "auto"
+    threads: int = Field(default=2, ge=1)
+
+
+class RegistrySection(Section):
+    vlm_name: str = "artiagent-vlm-nano"
+    reward_name: str = "artiagent-reward-nano"
+    dataset_remote: str = "derived"
+
+
+class Config(Section):
+    """The whole tree. ``profile`` names the scale: models of different profiles never compete."""
+
+    profile: str = "nano"
+    inputs: InputsSection = InputsSection()
+    perception: PerceptionSection = PerceptionSection()
+    planning: PlanningSection = PlanningSection()
+    synthesis: SynthesisSection = SynthesisSection()
+    curation: CurationSection = CurationSection()
+    instruction: InstructionSection = InstructionSection()
+    sft: SftSection = SftSection()
+    evaluation: EvaluationSection = EvaluationSection()
+    reward: RewardSection = RewardSection()
+    registry: RegistrySection = RegistrySection()
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be used; the message names file and key and what was expected."""
+
+
+def load_config(path: Path | str, overrides: list[str] | tuple[str, ...] = ()) -> Config:
+    """Read ``parameters.config`` of a ZenML run configuration and apply ``section.key=value`` overrides.
+
+    Raises ConfigError naming the file and the key; an unknown key names the nearest known one.
+    """
+    path = Path(path)
+    if not path.is_file():
+        near = ", ".join(sorted(str(p) for p in path.parent.glob("*.yaml"))) or "none here"
+        raise ConfigError(f"{path}: no such configuration file (found: {near})")
+    try:
+        document = yaml.safe_load(path.read_text()) or {}
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not valid YAML: {error}") from error
+    tree = ((document.get("parameters") or {}) if isinstance(document, dict) else {}).get("config")
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{path}: expected a mapping under 'parameters: config:', got {type(tree).__name__}")
+    for override in overrides:
+        _apply(tree, override)
+    return parse_config(tree, origin=str(path))
+
+
+def parse_config(tree: dict[str, Any], origin: str = "configuration") -> Config:
+    """Validate a plain tree. Raises ConfigError with every problem on a line of its own."""
+    try:
+        return Config.model_validate(tree)
+    except ValidationError as error:
+        raise ConfigError("\n".join(f"{origin}: {_explain(e)}" for e in error.errors())) from error
+
+
+def _apply(tree: dict[str, Any], override: str) -> None:
+    key, equals, value = override.partition("=")
+    if not equals or not key:
+        raise ConfigError(f"--set {override!r}: expected section.key=value, e.g. synthesis.steps=8")
+    *parents, leaf = key.strip().split(".")
+    node: Any = tree
+    for name in parents:
+        node = node.setdefault(name, {})
+        if not isinstance(node, dict):
+            raise ConfigError(f"--set {override!r}: {name!r} is a value, not a section")
+    try:
+        node[leaf] = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--set {override!r}: value is not valid YAML: {error}") from error
+
+
+def _explain(error: Any) -> str:
+    key = ".".join(str(part) for part in error["loc"])
+    if error["type"] != "extra_forbidden":
+        return f"{key}: {error['msg']} (got {error['input']!r})"
+    known = _known_keys(tuple(str(part) for part in error["loc"][:-1]))
+    near = difflib.get_close_matches(str(error["loc"][-1]), known, n=1, cutoff=0.0)
+    hint = f"did you mean {near[0]!r}?" if near else "remove it"
+    return f"unknown key {key!r}; {hint} (known here: {', '.join(sorted(known))})"
+
+
+def _known_keys(parents: tuple[str, ...]) -> list[str]:
+    model: Any = Config
+    for name in parents:
+        if name.isdigit():
+            continue
+        model = _section_type(model.model_fields[name].annotation)
+    return list(model.model_fields)
+
+
+def _section_type(annotation: Any) -> Any:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next(_section_type(arg) for arg in annotation.__args__ if arg is not Ellipsis)

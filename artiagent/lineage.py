@@ -1,0 +1,74 @@
+"""What a result depends on: local source files of a stage, found by following imports.
+
+Static: modules are parsed, never imported, and imports inside functions count. So one edited character in a library
+module changes the key of exactly the stages that can reach it.
+"""
+
+from __future__ import annotations
+
+import ast
+from functools import lru_cache
+from pathlib import Path
+
+from artiagent.records import stable_hash
+from artiagent.store import file_sha256
+
+PACKAGES = ("artiagent", "steps")
+
+
+def stage_files(module: str, root: Path) -> tuple[Path, ...]:
+    """Local files that ``module`` (dotted name) imports, transitively, itself included; sorted, below ``root``.
+
+    Raises ValueError when the module does not exist below ``root``.
+    """
+    start = _path_of(module, root)
+    if start is None:
+        raise ValueError(f"module {module!r} not found below {root}; expected a module of {', '.join(PACKAGES)}")
+    seen: set[Path] = set()
+    pending = [start]
+    while pending:
+        path = pending.pop()
+        if path in seen:
+            continue
+        seen.add(path)
+        for name in _imports(path, root, path.stat().st_mtime_ns):
+            found = _path_of(name, root)
+            if found is not None:
+                pending.append(found)
+    return tuple(sorted(seen))
+
+
+def stage_digest(module: str, root: Path) -> str:
+    """Hash over names and contents of ``stage_files``: the code part of every cache key."""
+    files = stage_files(module, root)
+    return stable_hash(*(v for f in files for v in (f.relative_to(root).as_posix(), file_sha256(f))))
+
+
+def _path_of(name: str, root: Path) -> Path | None:
+    if name.split(".")[0] not in PACKAGES:
+        return None
+    base = root.joinpath(*name.split("."))
+    for candidate in (base.with_suffix(".py"), base / "__init__.py"):
+        if candidate.is_file():
+            return candidate
+    return None
+
+
+@lru_cache(maxsize=4096)
+def _imports(path: Path, root: Path, _mtime: int) -> frozenset[str]:
+    """Dotted names that a file imports; a package's own ``__init__`` files count as imported."""
+    package = path.relative_to(root).with_suffix("").parts[:-1]
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(), filename=str(path))):
+        if isinstance(node, ast.Import):
+            names.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else ()
+            stem = ".".join((*base, *([node.module] if node.module else [])))
+            names.update({stem, *(f"{stem}.{alias.name}" for alias in node.names)})
+    return frozenset(parent for name in names for parent in _with_parents(name))
+
+
+def _with_parents(name: str) -> list[str]:
+    parts = name.split(".")
+    return [".".join(parts[: i + 1]) for i in range(len(parts))]
