@@ -272,6 +272,22 @@ class Interval(Record):
     n: int
 
 
+class EvaluationReport(Record):
+    """Scores of models and trivial baselines on one benchmark; every figure with its interval."""
+
+    benchmark: str
+    benchmark_sha256: str
+    prompt_hash: str
+    n: int
+    n_faulty: int
+    scores: dict[str, dict[str, Interval]]  # model or baseline -> metric -> interval
+    differences: dict[str, dict[str, Interval]] = Field(default_factory=dict)  # "tuned - base" -> metric -> paired
+    breakdown: dict[str, dict[str, Interval]] = Field(default_factory=dict)  # "model/fault" -> metric -> interval
+    statuses: dict[str, dict[str, int]] = Field(default_factory=dict)  # model -> "task:status" -> count
+    models: dict[str, str] = Field(default_factory=dict)  # model -> weights sha256
+    summary: dict[str, float | int | str] = Field(default_factory=dict)
+
+
 class DatasetRef(Record):
     """Reference to Parquet shards: what travels between steps instead of data."""
 

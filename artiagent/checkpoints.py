@@ -1,0 +1,42 @@
+"""Model folders as references: a name, a place, and the sha256 that enters cache keys and records."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from artiagent.records import CheckpointRef
+from artiagent.store import checkout, folder_sha256
+
+
+def checkpoint_ref(name: str, location: str) -> CheckpointRef:
+    """Reference a local model folder (absolute, or relative to the checkout or current folder) or a cached hub id.
+
+    Raises ValueError naming the location when there is no such folder and the hub's cache does not hold it.
+    """
+    folder = locate(location)
+    return CheckpointRef(name=name, uri=str(folder), sha256=folder_sha256(folder))
+
+
+def locate(location: str) -> Path:
+    """Resolve a path of the configuration to an existing folder or file."""
+    roots = [Path.cwd(), *([root] if (root := checkout()) else [])]
+    for candidate in (Path(location).expanduser(), *(root / location for root in roots)):
+        if candidate.exists():
+            return candidate.resolve()
+    if location.count("/") == 1 and not location.startswith(("data/", ".", "/")):
+        return _from_hub(location)
+    raise ValueError(
+        f"{location}: no such file or folder; embedded data comes with 'dvc pull' (or 'make setup'), "
+        "other models with a local path or a hub id"
+    )
+
+
+def _from_hub(repository: str) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
+
+    try:
+        return Path(snapshot_download(repository, token=os.environ.get("HF_TOKEN")))
+    except (LocalEntryNotFoundError, OfflineModeIsEnabled, HfHubHTTPError) as error:
+        raise ValueError(f"{repository}: not in the hub's cache and cannot be downloaded ({error})") from error
