@@ -81,7 +81,6 @@ class Canvas:
         x, y = _grid(self.size)
         share = runs[:, 0][index] * x + runs[:, 1][index] * y + runs[:, 2][index]
         np.clip(share, 0, 1, out=share)
-        share *= 1.0
         colour = np.take(runs[:, 6:9], index, axis=0)
         colour *= share[..., None]
         colour += np.take(runs[:, 3:6], index, axis=0)

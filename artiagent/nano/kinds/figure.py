@@ -1,8 +1,8 @@
 """Vector anatomy: an entity is a list of pieces, a piece a list of filled polygons.
 
 Everything is a polygon, so that a fault can move, bend, melt or repeat any piece by mapping its points. Coordinates are
-local: pixels of a 128 px image at scale 1, x to the right (the way the entity faces), y down, origin on the ground below the
-middle of the entity.
+local: pixels of a 128 px image at scale 1, x to the right (the way the entity faces), y down, origin on the ground below
+the middle of the entity.
 """
 
 from __future__ import annotations
@@ -54,7 +54,9 @@ class Piece:
 
     def mapped(self, move: Callable[[Points], Points]) -> Piece:
         """The piece with every point moved by `move` ([N, 2] -> [N, 2])."""
-        shapes = tuple(replace(shape, points=move(shape.points), blend=_moved(shape.blend, move)) for shape in self.shapes)
+        shapes = tuple(
+            replace(shape, points=move(shape.points), blend=_moved(shape.blend, move)) for shape in self.shapes
+        )
         ends = move(np.array([self.anchor, self.tip], dtype=float))
         return replace(self, shapes=shapes, anchor=tuple(ends[0]), tip=tuple(ends[1]))
 
