@@ -18,7 +18,7 @@ SCHEMA_VERSION = 1
 
 Layer = Literal["peripheral", "intermediate", "both"]
 Tool = Literal["add", "remove", "distort", "fuse", "benign"]
-Kernel = Literal["", "shuffle", "jitter", "strip", "background", "self"]
+Kernel = Literal["", "shuffle", "jitter", "strip", "background"]
 Reason = Literal[
     "no_vocabulary", "no_parent", "too_small", "no_candidate", "too_similar", "too_damaged",
     "change_outside", "judge_rejected", "vlm_error", "decode_error",

@@ -107,6 +107,8 @@ class DatasetWriter(Generic[R]):
         except OSError as error:
             temporary.unlink(missing_ok=True)
             raise StoreError(f"{self.chunks}: cannot write batch {batch} ({error}); nothing half-written was left") from error
+        if (older := self._files.get(batch)) not in (None, final):
+            older.unlink(missing_ok=True)
         self._files[batch] = final
 
     def finish(self, summary: dict[str, float | int | str] | None = None, shards: int = 1) -> DatasetRef:

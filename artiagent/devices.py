@@ -1,0 +1,28 @@
+"""Devices, number types and threads by the names that the configuration uses."""
+
+from __future__ import annotations
+
+import torch
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def torch_device(name: str) -> torch.device:
+    """``auto`` takes a GPU when there is one. Raises ValueError for a device that is not there."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise ValueError(f"device {name!r}: no GPU is visible here; set device to 'cpu' or 'auto'")
+    return torch.device(name)
+
+
+def torch_dtype(name: str) -> torch.dtype:
+    """Raises ValueError naming the known types."""
+    if name not in DTYPES:
+        raise ValueError(f"dtype {name!r}: expected one of {', '.join(DTYPES)}")
+    return DTYPES[name]
+
+
+def use_threads(count: int) -> None:
+    """Fix the number of CPU threads: pixel digests are equal only for equal threads."""
+    torch.set_num_threads(count)
