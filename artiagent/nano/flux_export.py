@@ -1,0 +1,72 @@
+"""Write nano-FLUX as a folder for `FluxPipeline.from_pretrained`: float16 safetensors, replaced in one move."""
+
+import copy
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxPipeline
+from transformers import CLIPTokenizer, T5TokenizerFast
+
+from artiagent.nano.flux_transformer import TextConditionedFlow
+
+
+def build_scheduler() -> FlowMatchEulerDiscreteScheduler:
+    """Flow-matching Euler scheduler with FLUX's resolution-dependent shift."""
+    return FlowMatchEulerDiscreteScheduler(
+        shift=3.0, use_dynamic_shifting=True, base_shift=0.5, max_shift=1.15, base_image_seq_len=256
+    )
+
+
+def assemble(
+    vae: AutoencoderKL, flow: TextConditionedFlow, clip: CLIPTokenizer, t5: T5TokenizerFast, dtype: torch.dtype
+) -> FluxPipeline:
+    """A pipeline of copies in `dtype` on the CPU; the learners stay as they are."""
+    parts = {
+        name: copy.deepcopy(module).eval().cpu().to(dtype)
+        for name, module in (
+            ("vae", vae),
+            ("transformer", flow.transformer),
+            ("text_encoder", flow.text_encoder),
+            ("text_encoder_2", flow.text_encoder_2),
+        )
+    }
+    return FluxPipeline(scheduler=build_scheduler(), tokenizer=clip, tokenizer_2=t5, **parts)
+
+
+def export_folder(pipeline: FluxPipeline, out: Path, report: dict[str, Any]) -> None:
+    """Save `pipeline` and `report` (as training.json) beside `out`, then put the new folder in its place."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    fresh, stale = (out.with_name(f".{out.name}.{word}") for word in ("new", "old"))
+    for leftover in (fresh, stale):
+        shutil.rmtree(leftover, ignore_errors=True)
+    pipeline.save_pretrained(fresh, safe_serialization=True)
+    _widen_compatibility(fresh)
+    (fresh / "training.json").write_text(json.dumps(report, indent=1))
+    if out.exists():
+        os.rename(out, stale)
+    os.rename(fresh, out)
+    shutil.rmtree(stale, ignore_errors=True)
+
+
+def _widen_compatibility(folder: Path) -> None:
+    """Make the folder load with transformers 4 and 5 alike, in float32 unless the caller asks for another dtype.
+
+    transformers 5 saves only tokenizer.json and the slow class names, and loads text encoders in the stored dtype,
+    while diffusers loads its own parts in float32: the mixture cannot run.
+    """
+    for name in ("text_encoder", "text_encoder_2"):
+        _edit_json(folder / name / "config.json", {"dtype": "float32"})
+    _edit_json(folder / "model_index.json", {"tokenizer_2": ["transformers", "T5TokenizerFast"]})
+    _edit_json(folder / "tokenizer_2" / "tokenizer_config.json", {"tokenizer_class": "T5TokenizerFast"})
+    bpe = json.loads((folder / "tokenizer" / "tokenizer.json").read_text())["model"]
+    (folder / "tokenizer" / "vocab.json").write_text(json.dumps(bpe["vocab"], ensure_ascii=False))
+    merges = "\n".join(pair if isinstance(pair, str) else " ".join(pair) for pair in bpe["merges"])
+    (folder / "tokenizer" / "merges.txt").write_text(f"#version: 0.2\n{merges}\n")
+
+
+def _edit_json(path: Path, changes: dict[str, Any]) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes, indent=2) + "\n")
