@@ -26,3 +26,14 @@ def torch_dtype(name: str) -> torch.dtype:
 def use_threads(count: int) -> None:
     """Fix the number of CPU threads: pixel digests are equal only for equal threads."""
     torch.set_num_threads(count)
+
+
+def quiet_loading() -> None:
+    """Silence the weight-loading bars of diffusers and transformers: they drown the stages' own progress."""
+    from diffusers.utils import logging as diffusers_logging
+    from transformers.utils import logging as transformers_logging
+
+    diffusers_logging.disable_progress_bar()
+    transformers_logging.disable_progress_bar()
+    diffusers_logging.set_verbosity_error()
+    transformers_logging.set_verbosity_error()

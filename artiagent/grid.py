@@ -45,6 +45,15 @@ def dilate(grid: np.ndarray, radius: int) -> np.ndarray:
     return l1_distance(grid) <= radius
 
 
+def grow(grid: np.ndarray, cells: int) -> np.ndarray:
+    """Grow a bool grid by ``cells`` in every direction, diagonals included (a region with room for a soft edge)."""
+    if cells <= 0:
+        return grid.copy()
+    from scipy.ndimage import binary_dilation
+
+    return binary_dilation(grid, np.ones((3, 3), dtype=bool), iterations=cells)
+
+
 def l1_distance(grid: np.ndarray) -> np.ndarray:
     """L1 distance of every cell to the nearest set cell, int64 [h, w]; a large number where none is set."""
     if not grid.any():

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from scipy.ndimage import binary_opening, distance_transform_edt
 
-from artiagent.grid import dilate, grid_of, mask_box, pixel_mask
+from artiagent.grid import grid_of, grow, mask_box, pixel_mask
 from artiagent.records import Artifact, Injection, Mask
 
 VISIBLE = 24 / 255  # smallest per-pixel change (mean of channels) that counts as seen
@@ -18,7 +18,7 @@ VISIBLE = 24 / 255  # smallest per-pixel change (mean of channels) that counts a
 def region_mask(injection: Injection, patch: int, feather: int) -> np.ndarray:
     """Bool [H, W]: the targets, grown by ``feather`` patches."""
     targets = grid_of(injection.mapping.targets, injection.mapping.grid)
-    return pixel_mask(dilate(targets, feather), patch)
+    return pixel_mask(grow(targets, feather), patch)
 
 
 def blend(twin: np.ndarray, raw: np.ndarray, region: np.ndarray, ramp: int) -> np.ndarray:

@@ -15,6 +15,7 @@ import torch
 
 from artiagent.config import SynthesisSection
 from artiagent.devices import torch_dtype
+from artiagent.grid import grid_of, grow
 from artiagent.records import Injection
 from artiagent.synthesis import solvers
 from artiagent.synthesis.backbones import Backbone
@@ -38,7 +39,7 @@ class Variants:
 
     index: torch.Tensor  # int64 [B, L], the token whose position and value each token borrows
     target: torch.Tensor  # bool [B, L]
-    region: torch.Tensor  # bool [B, L], dilated targets: outside it row 0 decides
+    region: torch.Tensor  # bool [B, L], grown targets: outside it row 0 decides
     pe_fraction: tuple[float, ...]  # per row
 
 
@@ -69,9 +70,13 @@ class Engine:
         state.clear()
         return Inversion(noise, cache, embedded, grid, times)
 
-    @torch.inference_mode()
     def inject(self, inversion: Inversion, variants: Variants) -> np.ndarray:
         """Walk the noise back under every row's mapping. Returns uint8 [B, H, W, 3], row 0 the twin."""
+        return self.backbone.decode(self.inject_latents(inversion, variants), inversion.grid)
+
+    @torch.inference_mode()
+    def inject_latents(self, inversion: Inversion, variants: Variants) -> torch.Tensor:
+        """The walk itself: latents [B, L, C] float32 at time 0."""
         state = self.backbone.state
         rotary, text_tokens = self.backbone.rotary(inversion.prompt, inversion.grid)
         tables: dict[tuple[bool, ...], Rotary | None] = {}
@@ -91,15 +96,12 @@ class Engine:
         after = partial(keep_background, region=variants.region) if self.section.background == "guaranteed" else None
         z = inversion.noise.expand(len(variants.index), -1, -1).clone()
         try:
-            latents = solvers.walk(self.section.solver, velocity, z, inversion.times, up=False, after=after)
+            return solvers.walk(self.section.solver, velocity, z, inversion.times, up=False, after=after)
         finally:
             state.clear()
-        return self.backbone.decode(latents, inversion.grid)
 
     def variants(self, batch: list[tuple[Injection, ...]], grid: tuple[int, int], device: torch.device) -> Variants:
         """Index maps for the injections of each variant, the twin put in front."""
-        from artiagent.grid import dilate, grid_of
-
         length = grid[0] * grid[1]
         index = torch.arange(length).repeat(len(batch) + 1, 1)
         target = torch.zeros(len(batch) + 1, length, dtype=torch.bool)
@@ -113,7 +115,7 @@ class Engine:
                 targets = torch.tensor(m.targets)
                 index[row, targets] = torch.tensor(m.references)
                 target[row, targets] = True
-                grown = dilate(grid_of(m.targets, grid), self.section.feather)
+                grown = grow(grid_of(m.targets, grid), self.section.feather)
                 region[row] |= torch.from_numpy(grown.ravel())
             fractions.append(self._pe_fraction(injections))
         return Variants(index.to(device), target.to(device), region.to(device), tuple(fractions))

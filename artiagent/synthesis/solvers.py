@@ -74,7 +74,7 @@ def flux_times(steps: int, mu: float | None, shift: float = 1.0) -> list[float]:
 
     scale = math.exp(mu) if mu is not None else shift
     uniform = [k / steps for k in range(steps + 1)]
-    return [0.0 if s == 0 else scale / (scale + 1 / s - 1) for s in uniform]
+    return [s if s in (0, 1) else scale / (scale + 1 / s - 1) for s in uniform]
 
 
 def resolution_mu(tokens: int, base_tokens: int, max_tokens: int, base_shift: float, max_shift: float) -> float:

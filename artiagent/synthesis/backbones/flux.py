@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from diffusers import FluxPipeline
 
-from artiagent.devices import torch_device, torch_dtype
+from artiagent.devices import quiet_loading, torch_device, torch_dtype
 from artiagent.synthesis.injection import InjectionProcessor, InjectionState, Rotary
 from artiagent.synthesis.solvers import flux_times, resolution_mu
 
@@ -35,6 +35,7 @@ class FluxBackbone:
 
     def __init__(self, folder: Path, *, device: str, dtype: str, guidance: float, value_blocks: int) -> None:
         self.device, self.dtype = torch_device(device), torch_dtype(dtype)
+        quiet_loading()
         self.pipe = FluxPipeline.from_pretrained(folder, torch_dtype=self.dtype).to(self.device)
         self.pipe.set_progress_bar_config(disable=True)
         self.guidance = guidance
