@@ -1,1 +1,1 @@
-"""The embedded default world: rendered scenes with exact masks, drawn faults, and the recipes that train models on them."""
+"""The embedded default world: rendered scenes with exact masks, drawn faults, and recipes that train models on them."""

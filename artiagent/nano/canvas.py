@@ -15,12 +15,13 @@ from artiagent.nano.kinds.figure import Blend, Piece, Points, Shape
 from artiagent.nano.palette import lighten
 
 SUPERSAMPLING = 3
+FRAME = 128
 _LIGHT = np.array([0.35, 0.94])  # soft light falls from the upper left
 _LINE = 0.66  # brightness of the contour between pieces
 
 
 class Canvas:
-    """A square label buffer of `size` px at SUPERSAMPLING; points are given in pixels of the final image."""
+    """A square label buffer of `size` px at SUPERSAMPLING; points are given in a frame of FRAME units."""
 
     def __init__(self, size: int) -> None:
         self.size = size
@@ -32,32 +33,34 @@ class Canvas:
 
     def add_background(self, shape: Shape) -> None:
         """Paint behind everything: belongs to group 0, has no contour."""
-        self._fill(shape, group=0, base=[])
+        self._fill(shape, group=0, inside=[])
 
     def add_piece(self, piece: Piece) -> int:
         """Draw one piece in front of what is there; returns its group, greater than every earlier one."""
         self.group_count += 1
         base: list[int] = []
+        drawn: list[int] = []
         for shape in piece.shapes:
-            label = self._fill(shape, self.group_count, base)
-            if not shape.clip:
+            label = self._fill(shape, self.group_count, drawn if shape.over else base)
+            drawn.append(label)
+            if not (shape.clip or shape.over):
                 base.append(label)
         return self.group_count
 
-    def _fill(self, shape: Shape, group: int, base: list[int]) -> int:
+    def _fill(self, shape: Shape, group: int, inside: list[int]) -> int:
         label = len(self._runs)
         if label > 255:
             raise ValueError("a scene holds at most 256 shapes; draw fewer marks or entities")
         self._runs.append(_colour_run(shape))
         self._groups.append(group)
-        points = shape.points * SUPERSAMPLING - 0.5
-        if shape.clip:
-            self._fill_clipped(points, label, base)
+        points = shape.points * (SUPERSAMPLING * self.size / FRAME) - 0.5
+        if shape.clip or shape.over:
+            self._fill_clipped(points, label, inside)
         else:
             self._draw.polygon(points.ravel().tolist(), fill=label)
         return label
 
-    def _fill_clipped(self, points: Points, label: int, base: list[int]) -> None:
+    def _fill_clipped(self, points: Points, label: int, inside: list[int]) -> None:
         low = np.clip(np.floor(points.min(0)), 0, self._labels.width).astype(int)
         high = np.clip(np.ceil(points.max(0)) + 1, 0, self._labels.width).astype(int)
         if (high <= low).any():
@@ -65,7 +68,7 @@ class Canvas:
         bounds = (*low.tolist(), *high.tolist())
         stencil = Image.new("L", tuple((high - low).tolist()))
         ImageDraw.Draw(stencil).polygon((points - low).ravel().tolist(), fill=255)
-        allowed = self._labels.crop(bounds).point([255 if value in base else 0 for value in range(256)])
+        allowed = self._labels.crop(bounds).point([255 if value in inside else 0 for value in range(256)])
         self._labels.paste(label, bounds, ImageChops.darker(stencil, allowed))
 
     def groups(self) -> np.ndarray:
@@ -90,7 +93,7 @@ class Canvas:
 
 @functools.lru_cache(maxsize=4)
 def _grid(size: int) -> tuple[np.ndarray, np.ndarray]:
-    centres = (np.arange(size * SUPERSAMPLING, dtype=np.float32) + 0.5) / SUPERSAMPLING
+    centres = (np.arange(size * SUPERSAMPLING, dtype=np.float32) + 0.5) * (FRAME / (size * SUPERSAMPLING))
     return centres[None, :], centres[:, None]
 
 
@@ -106,7 +109,7 @@ def _contour(groups: np.ndarray, width: int) -> np.ndarray:
 
 def _colour_run(shape: Shape) -> tuple[float, ...]:
     """(gx, gy, g0) of the share clip(gx x + gy y + g0, 0, 1), the start colour, the difference to the end colour."""
-    run = shape.blend or _soft_light(shape)
+    run = shape.blend or soft_light(shape)
     start, end = np.asarray(run.start), np.asarray(run.end)
     along = end - start
     gradient = along / max(float(along @ along), 1e-6)
@@ -114,7 +117,8 @@ def _colour_run(shape: Shape) -> tuple[float, ...]:
     return (*gradient, -float(gradient @ start), *first, *(last - first))
 
 
-def _soft_light(shape: Shape) -> Blend:
+def soft_light(shape: Shape) -> Blend:
+    """The run from the lit to the shaded side of a shape."""
     low, high = shape.points.min(0), shape.points.max(0)
     middle, reach = (low + high) / 2, float(np.abs(high - low) @ _LIGHT) / 2
     start, end = middle - _LIGHT * reach, middle + _LIGHT * reach

@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from artiagent.nano.backgrounds import FLOORS, GROUNDS, Background, build_background, shadow
-from artiagent.nano.canvas import Canvas
+from artiagent.nano.canvas import FRAME, Canvas
 from artiagent.nano.kinds import BUILDERS, build_figure
 from artiagent.nano.kinds.figure import Coat, Figure, Shape
 from artiagent.nano.palette import COLOURS, HAIRS, SKINS, TEXTURES, distance, lighten, tint
@@ -25,7 +25,6 @@ SOURCE_SEEDS = range(0, 500_000)
 BENCH_SEEDS = range(500_000, 1_000_000)
 TRAIN_SEEDS = range(1_000_000, 2_000_000_000)
 
-_FRAME = 128  # all layout happens in a frame of this many px and is scaled at the end
 _MARGIN = 2.5
 _MIN_CONTRAST = 80.0
 _MIN_PART_AREA = 12  # visible px at 128 px below which a part is not listed
@@ -105,28 +104,41 @@ def compose(
     allowed = _allowed_kinds(kinds)
     rng = np.random.default_rng(seed)
     paired, overlapping = _arrangement(rng.random(), entities, overlap)
-    horizon = rng.uniform(66, 92)
-    background = build_background(rng, horizon)
+    place = build_background(rng, rng.uniform(66, 92))
     chosen = [str(rng.choice(allowed)) for _ in range(1 + paired)]
-    figures = _dressed(rng, chosen, background)
-    if not paired:
+    return _composed(rng, chosen, overlapping, place, seed)
+
+
+def compose_cast(seed: int, attempt: int, cast: Sequence[str], overlapping: bool) -> Composition:
+    """A scene of exactly the kinds in `cast`, rearmost first; another `attempt` is another scene of the same seed."""
+    rng = np.random.default_rng((seed, attempt))
+    place = build_background(rng, rng.uniform(66, 92))
+    return _composed(rng, _allowed_kinds(cast), overlapping, place, seed)
+
+
+def _composed(
+    rng: np.random.Generator, cast: list[str], overlapping: bool, place: Background, seed: int
+) -> Composition:
+    figures = _dressed(rng, cast, place)
+    if len(cast) == 1:
         placed = [_place_single(rng, figures[0])]
     elif overlapping:
         placed = _place_overlapping(rng, figures)
     else:
         placed = _place_apart(rng, figures)
-    shadows = tuple(_shadow_of(figure, background) for figure in placed)
-    return Composition(background, shadows, tuple(placed), _caption(placed, overlapping, background.words), seed)
+    shadows = tuple(_shadow_of(figure, place) for figure in placed)
+    return Composition(place, shadows, tuple(placed), _caption(placed, overlapping, place.words), seed)
 
 
 def paint(composition: Composition, size: int = 128) -> RenderedScene:
     """Vectors to pixels. `size` in px."""
     if size < 32:
         raise ValueError(f"a scene of {size} px has parts of under 3 px; ask for at least 32")
-    image, groups, owners = rasterise(composition, size)
+    canvas, owners = draw(composition, size)
+    groups = canvas.groups()
     owner_of_group = np.array([0, *(figure + 1 for figure, _ in owners)], dtype=np.uint8)
     entity_map = owner_of_group[groups]
-    least = _MIN_PART_AREA * (size / _FRAME) ** 2
+    least = _MIN_PART_AREA * (size / FRAME) ** 2
     areas = np.bincount(groups.ravel(), minlength=len(owners) + 1)
     entities = []
     for i, figure in enumerate(composition.figures):
@@ -136,11 +148,13 @@ def paint(composition: Composition, size: int = 128) -> RenderedScene:
             if owner == i and figure.pieces[piece].name and areas[group] >= least
         )
         entities.append(RenderedEntity(i, figure.kind, entity_map == i + 1, parts, figure.colour, figure.texture))
-    return RenderedScene(image, tuple(entities), composition.caption, composition.background.words, composition.seed)
+    return RenderedScene(
+        canvas.image(), tuple(entities), composition.caption, composition.background.words, composition.seed
+    )
 
 
-def rasterise(composition: Composition, size: int) -> tuple[np.ndarray, np.ndarray, list[tuple[int, int]]]:
-    """Image uint8 [size, size, 3], groups uint8 [size, size], and (figure index, piece index) of groups 1, 2, ..."""
+def draw(composition: Composition, size: int) -> tuple[Canvas, list[tuple[int, int]]]:
+    """The drawn canvas, and (figure index, piece index) of its groups 1, 2, ..."""
     canvas = Canvas(size)
     for shape in (*composition.background.shapes, *composition.shadows):
         canvas.add_background(shape)
@@ -149,7 +163,7 @@ def rasterise(composition: Composition, size: int) -> tuple[np.ndarray, np.ndarr
         for j, piece in enumerate(figure.pieces):
             canvas.add_piece(piece)
             owners.append((i, j))
-    return canvas.image(), canvas.groups(), owners
+    return canvas, owners
 
 
 def _allowed_kinds(kinds: Sequence[str] | None) -> list[str]:
@@ -226,19 +240,19 @@ def _scaled_extent(figure: Figure, longest: float) -> tuple[float, float, float]
 
 def _place_single(rng: np.random.Generator, figure: Figure) -> Figure:
     scale, width, height = _scaled_extent(figure, rng.uniform(88, 112))
-    x = rng.uniform(width / 2 + _MARGIN, _FRAME - width / 2 - _MARGIN)
+    x = rng.uniform(width / 2 + _MARGIN, FRAME - width / 2 - _MARGIN)
     low = max(height + _MARGIN, 104.0)
     return _placed(figure, scale, bool(rng.random() < 0.5), x, rng.uniform(low, max(low, 123.0)))
 
 
 def _place_apart(rng: np.random.Generator, figures: list[Figure]) -> list[Figure]:
     sizes = [_scaled_extent(figure, rng.uniform(80, 92)) for figure in figures]
-    room = _FRAME - 2 * _MARGIN - 4
+    room = FRAME - 2 * _MARGIN - 4
     shrink = min(1.0, room / (sizes[0][1] + sizes[1][1]))
     widths = [width * shrink for _, width, _ in sizes]
     slack = (room - sum(widths)) / 3
     ground = rng.uniform(106, 121)
-    centres = (_MARGIN + slack + widths[0] / 2, _FRAME - _MARGIN - slack - widths[1] / 2)
+    centres = (_MARGIN + slack + widths[0] / 2, FRAME - _MARGIN - slack - widths[1] / 2)
     return [
         _placed(figure, size[0] * shrink, bool(rng.random() < 0.5), x, ground + rng.uniform(-3, 3))
         for figure, size, x in zip(figures, sizes, centres, strict=True)
@@ -253,9 +267,9 @@ def _place_overlapping(rng: np.random.Generator, figures: list[Figure]) -> list[
     to_right = bool(rng.random() < 0.5)
     for longest in np.linspace(rng.uniform(78, 88), 60, 6):
         (s0, w0, h0), (s1, w1, h1) = (_scaled_extent(figure, longest) for figure in figures)
-        left, right = _MARGIN + w0 / 2, _FRAME - _MARGIN - w0 / 2
+        left, right = _MARGIN + w0 / 2, FRAME - _MARGIN - w0 / 2
         rear = _placed(figures[0], s0, bool(flips[0]), right if to_right else left, rear_ground)
-        reach = (_MARGIN + w1 / 2, _FRAME - _MARGIN - w1 / 2)
+        reach = (_MARGIN + w1 / 2, FRAME - _MARGIN - w1 / 2)
         front = _placed(figures[1], s1, bool(flips[1]), 0.0, front_ground)
         shares = {x: _hidden_share(rear, front, x) for x in np.linspace(*reach, 13)}
         best = min(shares, key=lambda x: abs(shares[x] - wanted))
@@ -271,12 +285,11 @@ def _hidden_share(rear: Figure, front: Figure, dx: float) -> float:
 
 def _silhouette(figure: Figure, dx: float) -> np.ndarray:
     """bool [64, 64] at half resolution: placement needs no more."""
-    stencil = Image.new("L", (_FRAME // 2,) * 2)
-    draw = ImageDraw.Draw(stencil)
+    stencil = Image.new("L", (FRAME // 2,) * 2)
+    pen = ImageDraw.Draw(stencil)
     for piece in figure.pieces:
-        for shape in piece.shapes:
-            if not shape.clip:
-                draw.polygon(((shape.points + (dx, 0.0)) / 2).ravel().tolist(), fill=1)
+        for shape in piece.outline():
+            pen.polygon(((shape.points + (dx, 0.0)) / 2).ravel().tolist(), fill=1)
     return np.asarray(stencil, dtype=bool)
 
 

@@ -1,4 +1,4 @@
-"""Dog, cat, horse, elephant and bird, seen from the side with the face turned to the reader."""
+"""Dog, cat, horse and elephant, seen from the side with the face turned to the reader."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _DARK: RGB = (52, 42, 50)
 
 
 def _legs(
-    rng: np.random.Generator, coat: Coat, xs: tuple[float, ...], top: float, r: float, foot: RGB
+    rng: np.random.Generator, coat: Coat, xs: tuple[float, ...], top: float, r: float, *, foot: RGB
 ) -> tuple[list[Piece], list[Piece]]:
     """Far and near legs; `xs` = (rear near, rear far, front far, front near)."""
     stride = rng.uniform(-2.5, 2.5, 4)
@@ -36,7 +36,7 @@ def _legs(
     return far, near
 
 
-def _body(rng: np.random.Generator, coat: Coat, outline: np.ndarray, belly: np.ndarray | None) -> Piece:
+def torso(rng: np.random.Generator, coat: Coat, outline: np.ndarray, belly: np.ndarray | None) -> Piece:
     low, high = outline.min(0), outline.max(0)
     shapes = [Shape(outline, coat.main)]
     if belly is not None and coat.texture == "plain":
@@ -48,7 +48,7 @@ def _body(rng: np.random.Generator, coat: Coat, outline: np.ndarray, belly: np.n
 def dog(rng: np.random.Generator, coat: Coat) -> list[Piece]:
     nod, tall = rng.uniform(-4, 3), rng.uniform(-3, 4)
     wag = rng.uniform(-7, 7)
-    far, near = _legs(rng, coat, (-33, -12, 9, 31), -30, 7.0, lighten(coat.main, 0.35))
+    far, near = _legs(rng, coat, (-33, -12, 9, 31), -30, 7.0, foot=lighten(coat.main, 0.35))
     y = -50 - tall
     body = blob(
         (-39, y - 2),
@@ -118,12 +118,12 @@ def dog(rng: np.random.Generator, coat: Coat) -> list[Piece]:
         for sx, drop in ((-11, -1), (11, -5))
     ]
     belly = ellipse(-2, y + 17, 34, 9)
-    return [*far, tail, _body(rng, coat, body, belly), *near, ears[1], head, ears[0]]
+    return [*far, tail, torso(rng, coat, body, belly), *near, ears[1], head, ears[0]]
 
 
 def cat(rng: np.random.Generator, coat: Coat) -> list[Piece]:
     nod, sway = rng.uniform(-4, 3), rng.uniform(-6, 5)
-    far, near = _legs(rng, coat, (-31, -11, 9, 30), -28, 6.8, lighten(coat.main, 0.45))
+    far, near = _legs(rng, coat, (-31, -11, 9, 30), -28, 6.8, foot=lighten(coat.main, 0.45))
     body = blob((-39, -44), (-30, -57), (0, -54), (24, -60), (39, -50), (38, -36), (26, -28), (-6, -28), (-33, -27))
     hx, hy = 33 + rng.uniform(-2, 2), -67 + nod
     inner = (238, 160, 160)
@@ -186,12 +186,12 @@ def cat(rng: np.random.Generator, coat: Coat) -> list[Piece]:
                 parent="head",
             )
         )
-    return [*far, tail, _body(rng, coat, body, ellipse(-2, -26, 32, 8)), *near, *ears, head]
+    return [*far, tail, torso(rng, coat, body, ellipse(-2, -26, 32, 8)), *near, *ears, head]
 
 
 def horse(rng: np.random.Generator, coat: Coat) -> list[Piece]:
     nod, swing = rng.uniform(-4, 4), rng.uniform(-4, 6)
-    far, near = _legs(rng, coat, (-32, -12, 8, 28), -42, 6.4, _DARK)
+    far, near = _legs(rng, coat, (-32, -12, 8, 28), -42, 6.4, foot=_DARK)
     body = blob(
         (-38, -55), (-30, -70), (-4, -66), (12, -72), (24, -96), (40, -92), (37, -66), (31, -46), (0, -42), (-32, -44)
     )
@@ -253,14 +253,14 @@ def horse(rng: np.random.Generator, coat: Coat) -> list[Piece]:
         )
         for x, lean in ((hx + 9, 4), (hx - 8, -3))
     ]
-    trunk = _body(rng, coat, body, ellipse(-2, -39, 32, 9))
+    trunk = torso(rng, coat, body, ellipse(-2, -39, 32, 9))
     trunk = Piece("", "", (*trunk.shapes, Shape(mane, coat.accent, shade=0.6)))
     return [*far, tail, trunk, *near, *ears, head]
 
 
 def elephant(rng: np.random.Generator, coat: Coat) -> list[Piece]:
     nod, lift = rng.uniform(-3, 3), rng.uniform(-10, 6)
-    far, near = _legs(rng, coat, (-36, -13, 9, 31), -34, 7.4, lighten(coat.main, 0.3))
+    far, near = _legs(rng, coat, (-36, -13, 9, 31), -34, 7.4, foot=lighten(coat.main, 0.3))
     body = blob((-44, -54), (-34, -76), (-2, -82), (28, -77), (38, -55), (33, -34), (-4, -31), (-38, -34))
     hx, hy = 32, -73 + nod
     nose = Piece(
@@ -329,110 +329,4 @@ def elephant(rng: np.random.Generator, coat: Coat) -> list[Piece]:
         )
         for x, y, w in ((hx + 19, hy - 15, 11), (hx - 21 + flap, hy - 1, 13))
     ]
-    return [*far, tail, _body(rng, coat, body, None), *near, ears[0], head, nose, ears[1]]
-
-
-def bird(rng: np.random.Generator, coat: Coat) -> list[Piece]:
-    nod, beat = rng.uniform(-3, 3), rng.uniform(-10, 10)
-    gold = (240, 168, 48)
-    legs = []
-    for x, foot in ((-13, -3.0), (14, 0.0)):
-        shapes = (
-            Shape(tube([(x, -26), (x + 1, -6 + foot)], (5.2, 4.6)), gold),
-            Shape(
-                blob((x - 6, -1 + foot), (x - 2, -8 + foot), (x + 13, -5 + foot), (x + 13, -0.5 + foot)),
-                gold,
-                shade=0.5,
-            ),
-        )
-        legs.append(Piece("leg", "both", shapes, anchor=(x, -26), tip=(x + 4, -2 + foot)))
-    tail = Piece(
-        "tail",
-        "peripheral",
-        (
-            Shape(np.array([(-22, -44), (-50, -60), (-56, -50), (-54, -40), (-46, -33), (-20, -34)]), coat.accent),
-            Shape(
-                np.array([(-32, -43), (-52, -50), (-53, -46), (-32, -41)]),
-                lighten(coat.accent, -0.3),
-                clip=True,
-                shade=0.2,
-            ),
-        ),
-        anchor=(-22, -39),
-        tip=(-54, -48),
-    )
-    hx, hy = 30, -63 + nod
-    head = Piece(
-        "head",
-        "intermediate",
-        (
-            Shape(ellipse(hx, hy, 16.5, 16), coat.main),
-            Shape(ellipse(hx + 5, hy + 5, 8, 6.5), lighten(coat.main, 0.5), shade=0.3),
-            *eye(hx + 5, hy - 4, 4.2),
-        ),
-        anchor=(hx - 5, hy + 9),
-        tip=(hx, hy - 16),
-    )
-    beak = Piece(
-        "beak",
-        "peripheral",
-        (
-            Shape(
-                blob((hx + 12, hy - 5), (hx + 20, hy - 5), (hx + 30, hy + 3), (hx + 19, hy + 8), (hx + 12, hy + 7)),
-                gold,
-            ),
-            Shape(
-                np.array([(hx + 12, hy + 2), (hx + 28, hy + 2.6), (hx + 28, hy + 3.6), (hx + 12, hy + 4)]),
-                lighten(gold, -0.4),
-                clip=True,
-                shade=0.0,
-            ),
-        ),
-        anchor=(hx + 12, hy + 1),
-        tip=(hx + 30, hy + 3),
-        parent="head",
-    )
-    wings = []
-    for joint, turn, rgb in (
-        ((7.0, -50.0), 9 + beat, lighten(coat.accent, -0.18)),
-        ((-6.0, -45.0), -42 + beat, coat.accent),
-    ):
-        a = np.deg2rad(turn)
-        out, side = np.array([np.sin(a), -np.cos(a)]), np.array([np.cos(a), np.sin(a)])
-        root = np.array(joint)
-        corners = [
-            root - 5 * side - 4 * out,
-            root - 13 * side + 18 * out,
-            root - 12 * side + 38 * out,
-            root + 2 * side + 47 * out,
-            root + 9 * side + 24 * out,
-            root + 7 * side - 3 * out,
-        ]
-        feathers = [
-            Shape(
-                np.array(
-                    [
-                        root + k * side + 19 * out,
-                        root + (k - 1.5) * side + 41 * out,
-                        root + (k + 1) * side + 41 * out,
-                        root + (k + 1.6) * side + 19 * out,
-                    ]
-                ),
-                lighten(rgb, -0.28),
-                clip=True,
-                shade=0.2,
-            )
-            for k in (-6.5, -0.5)
-        ]
-        wings.append(
-            Piece(
-                "wing", "peripheral", (Shape(blob(*corners), rgb), *feathers), anchor=joint, tip=tuple(root + 45 * out)
-            )
-        )
-    body = _body(
-        rng,
-        coat,
-        blob((-30, -42), (-14, -55), (10, -58), (34, -54), (32, -34), (16, -21), (-8, -20), (-24, -28)),
-        ellipse(14, -26, 22, 12),
-    )
-    return [legs[0], tail, wings[0], body, legs[1], head, beak, wings[1]]
+    return [*far, tail, torso(rng, coat, body, None), *near, ears[0], head, nose, ears[1]]

@@ -1,8 +1,8 @@
 """Vector anatomy: an entity is a list of pieces, a piece a list of filled polygons.
 
 Everything is a polygon, so that a fault can move, bend, melt or repeat any piece by mapping its points. Coordinates are
-local: pixels of a 128 px image at scale 1, x to the right (the way the entity faces), y down, origin on the ground below
-the middle of the entity.
+local: pixels of a 128 px image at scale 1, x to the right (the way the entity faces), y down, origin on the ground
+below the middle of the entity.
 """
 
 from __future__ import annotations
@@ -29,11 +29,15 @@ class Blend:
 
 @dataclass(frozen=True)
 class Shape:
-    """One filled polygon. `clip` keeps it inside the unclipped shapes of its piece; `shade` scales the soft light."""
+    """One filled polygon; `shade` scales the soft light.
+
+    `clip` keeps it inside the unclipped shapes of its piece, `over` inside all that the piece has drawn before.
+    """
 
     points: Points
     rgb: RGB
     clip: bool = False
+    over: bool = False
     shade: float = 1.0
     blend: Blend | None = None
 
@@ -51,6 +55,10 @@ class Piece:
     anchor: tuple[float, float] = (0.0, 0.0)
     tip: tuple[float, float] = (0.0, 0.0)
     parent: str = ""
+
+    def outline(self) -> list[Shape]:
+        """The shapes that make up its silhouette."""
+        return [shape for shape in self.shapes if not (shape.clip or shape.over)]
 
     def mapped(self, move: Callable[[Points], Points]) -> Piece:
         """The piece with every point moved by `move` ([N, 2] -> [N, 2])."""
@@ -75,7 +83,7 @@ class Figure:
 
     def extent(self) -> np.ndarray:
         """Bounding box (x0, y0, x1, y1) of all points."""
-        points = np.concatenate([shape.points for piece in self.pieces for shape in piece.shapes if not shape.clip])
+        points = np.concatenate([shape.points for piece in self.pieces for shape in piece.outline()])
         return np.concatenate([points.min(0), points.max(0)])
 
 
@@ -102,7 +110,7 @@ def _moved(blend: Blend | None, move: Callable[[Points], Points]) -> Blend | Non
     return replace(blend, start=tuple(ends[0]), end=tuple(ends[1]))
 
 
-def ellipse(cx: float, cy: float, rx: float, ry: float, turn: float = 0.0, n: int = 28) -> Points:
+def ellipse(cx: float, cy: float, rx: float, ry: float, turn: float = 0.0, *, n: int = 28) -> Points:
     """Ellipse, `turn` in degrees clockwise on screen."""
     angle = np.linspace(0, 2 * np.pi, n, endpoint=False)
     flat = np.stack([rx * np.cos(angle), ry * np.sin(angle)], 1)
