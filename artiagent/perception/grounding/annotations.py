@@ -2,7 +2,8 @@
 
 Coordinates count in the pixel array as stored in the file, before any EXIF rotation: that is the COCO convention. Tools
 that annotate the rotated view write its width and height into ``images``; sizes that fit only the rotated view are
-therefore read in that frame, sizes that fit neither are refused.
+therefore read in that frame, sizes that fit neither are refused. TIFF files have the rotated view only: their decoder
+turns them.
 
 Extensions of the format, all optional: ``categories[].layer`` (entity, peripheral, intermediate, both; without it
 the table of part names decides), ``images[].caption``, ``images[].licence`` (else the name of ``images[].license``).
