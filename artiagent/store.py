@@ -211,13 +211,16 @@ def _table(rows: Iterable[Row], images: tuple[str, ...]) -> pa.Table:
 def _merge(members: list[Path], target: Path, images: tuple[str, ...]) -> tuple[int, list[str]]:
     temporary = target.with_name(f".{target.name}.tmp")
     count, digests = 0, []
-    with pq.ParquetWriter(temporary, _schema(images), compression="zstd") as writer:
-        for member in members:
-            table = pq.read_table(member)
-            for values in table.to_pylist():
-                digests.append(stable_hash(values["key"], values["record"], *(values[c] for c in images)))
-            count += table.num_rows
-            if table.num_rows:
-                writer.write_table(table)
-    temporary.replace(target)
+    try:
+        with pq.ParquetWriter(temporary, _schema(images), compression="zstd") as writer:
+            for member in members:
+                table = pq.read_table(member)
+                for values in table.to_pylist():
+                    digests.append(stable_hash(values["key"], values["record"], *(values[c] for c in images)))
+                count += table.num_rows
+                if table.num_rows:
+                    writer.write_table(table)
+        temporary.replace(target)
+    finally:
+        temporary.unlink(missing_ok=True)
     return count, digests
