@@ -1,0 +1,1 @@
+"""What is said to a vision-language model, and in which coordinates."""
