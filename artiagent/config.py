@@ -29,7 +29,7 @@ class Section(BaseModel):
 class InputSet(Section):
     """A named set of source images: a folder or a Parquet file with columns file_name, image; COCO annotations."""
 
-    name: str
+    name: str = Field(pattern=r"^[A-Za-z0-9_-]+$")  # enters ids and file names
     images: str
     annotations: str | None = None
     scored: bool = True  # False: goes through the chain, but is reported apart
@@ -121,10 +121,12 @@ class CurationSection(Section):
     change_inside_min: float = Field(default=0.03, ge=0)
     change_share_min: float = Field(default=0.15, ge=0, le=1)  # share of target pixels that visibly changed
     change_outside_max: float = Field(default=0.002, ge=0)
+    benign_inside_max: float = Field(default=0.06, ge=0)  # a benign injection that changes more is no hard negative
     seam_max: float = Field(default=4.0, gt=0)
     judge: Literal["local", "none"] = "local"
     judge_batch: int = Field(default=32, ge=1)
-    judge_margin: float = 0.0  # how far P(yes) must move, twin to artifact
+    judge_margin: float = 0.0  # how far P(yes) must rise (add) or fall (remove), twin to artifact
+    judge_slack: float = 0.25  # how far it may rise (distort, fuse)
     device: str = "auto"
     threads: int = Field(default=2, ge=1)
     explain: Literal["template"] = "template"
@@ -162,11 +164,17 @@ class SftSection(Section):
     batch_pairs: int = Field(default=8, ge=1)
     warmup_ratio: float = 0.05
     weight_decay: float = 0.0
+    accumulate: int = Field(default=1, ge=1)  # batches per optimizer step
+    context: Literal["dialogue", "alone"] = "alone"  # alone: every turn sees the image and itself only, as when it is asked
     max_length: int = 2048
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    image_pixels: int | None = Field(default=None, ge=1)  # budget per image; None: the base processor's
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"  # of the weights
+    autocast: Literal["none", "bfloat16"] = "none"
+    gradient_checkpointing: bool = False
     seed: int = 0
     device: str = "auto"
     threads: int = Field(default=2, ge=1)
+    workers: int = Field(default=0, ge=0)  # processes that collate
     save_steps: int = 50
 
 
@@ -174,7 +182,9 @@ class EvaluationSection(Section):
     resamples: int = Field(default=10_000, ge=100)
     seed: int = 0
     batch_size: int = Field(default=16, ge=1)
-    max_new_tokens: int = 96
+    max_new_tokens: int = Field(default=96, ge=1)  # of an explanation
+    max_box_tokens: int = Field(default=64, ge=1)
+    sentence_encoder: str | None = None  # folder of paraphrase-MiniLM-L6-v2 or alike; without it CSS is left out
     tasks: tuple[Literal["detection", "localization", "explanation"], ...] = (
         "detection", "localization", "explanation",
     )  # fmt: skip

@@ -13,7 +13,7 @@ import numpy as np
 
 from artiagent.instruction.coordinates import CoordinateSpace
 
-Task = Literal["vocabulary", "label", "local", "global", "caption"]
+Task = Literal["label", "local", "global", "caption"]
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""Curation agent: pairs -> training-ready pairs (spec: perception and curation)."""

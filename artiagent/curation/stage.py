@@ -1,0 +1,136 @@
+"""The curation stage: pairs in, the same pairs with verdicts, labels, explanations and captions out.
+
+Every pair stays, the rejected ones with their reasons. Resumable per chunk of pairs; beside the data set lie
+``funnel.json`` and ``audit.json``, pure functions of it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from artiagent.config import CurationSection
+from artiagent.curation.audit import shortcut_audit
+from artiagent.curation.explain import SceneFacts, explain
+from artiagent.curation.funnel import funnel
+from artiagent.curation.perceptual import load_metric
+from artiagent.curation.verdicts import Case, Examiner
+from artiagent.images import decode, encode
+from artiagent.records import ARTIFACT_TOOLS, CheckpointRef, DatasetRef, Pair, Scene
+from artiagent.store import DatasetWriter, Row, open_dataset, read_rows, write_atomic
+from artiagent.vlm.protocol import Vlm
+from artiagent.vlm.template import TemplateVlm
+
+FUNNEL, AUDIT = "funnel.json", "audit.json"
+
+
+def curate(
+    section: CurationSection, pairs: DatasetRef, scenes: DatasetRef, judge: CheckpointRef, out: Path
+) -> DatasetRef:
+    """Filter, judge and explain every pair; audit what is left for shortcuts.
+
+    Args:
+        section: windows, limits, judge and writer.
+        pairs: data set of Pair records with images "clean" and "artifact".
+        scenes: data set of Scene records the pairs were made from.
+        judge: vision-language model folder; loaded only if the section asks for it.
+        out: folder of the curated data set (kind "curated").
+    """
+    ref = open_dataset(out)
+    if ref is None:
+        writer: DatasetWriter[Pair] = DatasetWriter(out, "curated", ("clean", "artifact"))
+        _curate_pending(section, pairs, scenes, judge, writer)
+        ref = writer.finish()
+    counts = _beside(out / FUNNEL, lambda: _counted(section, ref))
+    audit = _beside(out / AUDIT, lambda: _audited(section, ref))
+    return ref.model_copy(update={"summary": _summary(counts, audit)})
+
+
+def _curate_pending(
+    section: CurationSection, pairs: DatasetRef, scenes: DatasetRef, judge: CheckpointRef, writer: DatasetWriter[Pair]
+) -> None:
+    known = {
+        row.key: SceneFacts(row.record.caption, tuple(e.name for e in row.record.entities))
+        for row in read_rows(scenes, Scene, images=())
+    }
+    examiner: Examiner | None = None
+    accepted = 0
+    with tqdm(desc="curate", total=pairs.rows, unit="pair") as bar:
+        for index, rows in enumerate(_chunks(pairs, section.judge_batch)):
+            if (name := f"{index:07d}") not in writer.done:
+                examiner = examiner or Examiner(section, load_metric(section), _load_judge(section, judge))
+                decided = [_finished(row, case, known) for row, case in zip(rows, _decide(examiner, rows), strict=True)]
+                writer.write(name, decided)
+                accepted += sum(row.record.accepted for row in decided)
+            bar.update(len(rows))
+            bar.set_postfix(accepted=accepted, refresh=False)
+
+
+def _chunks(pairs: DatasetRef, size: int) -> Iterator[list[Row[Pair]]]:
+    chunk: list[Row[Pair]] = []
+    for row in read_rows(pairs, Pair):
+        chunk.append(row)
+        if len(chunk) == size:
+            yield chunk
+            chunk = []
+    if chunk:
+        yield chunk
+
+
+def _load_judge(section: CurationSection, judge: CheckpointRef) -> Vlm | None:
+    if section.judge == "none":
+        return None
+    from artiagent.vlm.local import LocalVlm
+
+    return LocalVlm(judge.uri, device=section.device, threads=section.threads, batch_size=section.judge_batch)
+
+
+def _decide(examiner: Examiner, rows: list[Row[Pair]]) -> list[Case]:
+    return examiner.decide(
+        [Case(row.record, decode(row.images["clean"]), decode(row.images["artifact"])) for row in rows]
+    )
+
+
+def _finished(row: Row[Pair], case: Case, known: dict[str, SceneFacts]) -> Row[Pair]:
+    """Explained pair; both sides are encoded anew if, and only if, pixels were put back."""
+    source = case.pair.source_id
+    if source not in known:
+        raise ValueError(f"pair {row.key}: no scene {source}; pass the scenes that it was made from")
+    pair = explain(TemplateVlm(), case.pair, case.clean, case.image, known[source])
+    images = row.images
+    if pair.pasted_back:
+        image_format = "png" if images["clean"].startswith(b"\x89PNG") else "jpeg"
+        images = {"clean": encode(case.clean, image_format), "artifact": encode(case.image, image_format)}
+    return Row(row.key, pair, images)
+
+
+def _counted(section: CurationSection, ref: DatasetRef) -> dict[str, Any]:
+    used = {"metric": section.metric, "judge": section.judge, "writer": section.explain}
+    return {**used, **funnel(row.record for row in read_rows(ref, Pair, images=()))}
+
+
+def _audited(section: CurationSection, ref: DatasetRef) -> dict[str, Any]:
+    stream = tqdm(read_rows(ref, Pair), "audit", total=ref.rows, unit="pair")
+    pairs = ((row.record, decode(row.images["clean"]), decode(row.images["artifact"])) for row in stream)
+    return shortcut_audit(pairs, resamples=section.audit_resamples, upper=section.audit_upper)
+
+
+def _beside(path: Path, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """Content of the file, computed and written when a killed run left it out."""
+    if not path.is_file():
+        write_atomic(path, json.dumps(compute(), indent=1).encode())
+    return json.loads(path.read_text())
+
+
+def _summary(counts: dict[str, Any], audit: dict[str, Any]) -> dict[str, float | int | str]:
+    scored = counts["scored"]
+    tools = {
+        f"{tool}_{key}": scored["tools"].get(tool, {}).get(key, 0)
+        for tool in ARTIFACT_TOOLS
+        for key in ("tried", "accepted")
+    }
+    return {**scored["pairs"], **tools, "metric": counts["metric"], "judge": counts["judge"], "audit": audit["verdict"]}

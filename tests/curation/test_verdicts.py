@@ -1,0 +1,123 @@
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+
+from artiagent.config import CurationSection
+from artiagent.curation.perceptual import load_metric
+from artiagent.curation.verdicts import Case, Examiner, undo
+from artiagent.instruction.coordinates import CoordinateSpace
+
+LENIENT = CurationSection(
+    change_inside_min=0, change_share_min=0, seam_max=1000, ssim_window=(-1, 1), change_outside_max=0
+)
+
+
+class Scripted:
+    """Answers Yes with fixed probabilities per question, in the order of calls; keeps what it was shown."""
+
+    name = "scripted"
+
+    def __init__(self, *answers: Sequence[float]) -> None:
+        self.answers, self.shown = list(answers), []
+
+    def space(self, width: int, height: int) -> CoordinateSpace:
+        return CoordinateSpace(width, height, width, height)
+
+    def yes_no(self, images: Sequence[np.ndarray], prompts: Sequence[str]) -> np.ndarray:
+        self.shown.append(list(images))
+        return np.array(self.answers.pop(0))
+
+
+def examine(section: CurationSection, vlm: Scripted | None, *cases: Case) -> list[Case]:
+    return Examiner(section, load_metric(section), vlm).decide(cases)
+
+
+@pytest.fixture
+def double(cases: list[Case]) -> Case:
+    return next(
+        c for c in cases if len(c.pair.artifacts) == 2 and all(a.injection.tool == "remove" for a in c.pair.artifacts)
+        or len(c.pair.artifacts) == 2 and {a.injection.tool for a in c.pair.artifacts} <= {"add", "remove"}
+    )  # fmt: skip
+
+
+def _gains(case: Case, *convincing: bool) -> list[float]:
+    """Answers on twins and artifact images that convince about the artifacts named."""
+    before, after = [], []
+    for artifact, yes in zip(case.pair.artifacts, convincing, strict=True):
+        rises = (artifact.injection.tool == "add") == yes
+        before.append(0.1 if rises else 0.9)
+        after.append(0.9 if rises else 0.1)
+    return before + after
+
+
+def test_accepted_artifacts_leave_the_pixels_alone(double: Case) -> None:
+    (case,) = examine(LENIENT, Scripted(_gains(double, True, True)), double)
+    assert [a.accepted for a in case.pair.artifacts] == [True, True] and case.pair.pasted_back == 0
+    assert case.image is double.image
+    assert all("P(yes)" in a.detail and a.distance > 0 for a in case.pair.artifacts)
+
+
+def test_one_failed_artifact_of_two_is_undone_and_the_other_is_judged_again(double: Case) -> None:
+    survivor = double.pair.artifacts[1]
+    again = [0.1, 0.9] if survivor.injection.tool == "add" else [0.9, 0.1]
+    vlm = Scripted(_gains(double, False, True), again)
+    (case,) = examine(LENIENT, vlm, double)
+    failed, kept = case.pair.artifacts
+    assert (failed.accepted, failed.reason) == (False, "judge_rejected")
+    assert (kept.accepted, kept.reason, case.pair.pasted_back) == (True, None, 1)
+    assert case.pair.accepted and case.pair.faults == (kept,)
+    undone = failed.region.decode() & ~kept.region.decode()
+    assert undone.any() and np.array_equal(case.image[undone], double.clean[undone])
+    assert not np.array_equal(double.image[undone], double.clean[undone])
+    assert np.array_equal(case.image[kept.mask.decode()], double.image[kept.mask.decode()])
+    assert len(vlm.shown) == 2 and np.array_equal(vlm.shown[1][1], case.image)
+
+
+def test_a_survivor_that_fails_the_second_look_takes_the_pair_down(double: Case) -> None:
+    survivor = double.pair.artifacts[1]
+    worse = [0.9, 0.1] if survivor.injection.tool == "add" else [0.1, 0.9]
+    (case,) = examine(LENIENT, Scripted(_gains(double, False, True), worse), double)
+    assert [a.reason for a in case.pair.artifacts] == ["judge_rejected"] * 2
+    assert not case.pair.accepted and case.pair.faults == ()
+
+
+def test_a_pair_without_survivor_keeps_its_pixels_for_the_report(double: Case) -> None:
+    (case,) = examine(LENIENT, Scripted(_gains(double, False, False)), double)
+    assert not case.pair.accepted and case.pair.pasted_back == 0 and case.image is double.image
+
+
+def test_what_the_measurements_reject_is_never_asked_about(double: Case) -> None:
+    strict = LENIENT.model_copy(update={"change_share_min": 1.0})
+    vlm = Scripted()
+    (case,) = examine(strict, vlm, double)
+    assert {a.reason for a in case.pair.artifacts} == {"too_similar"} and vlm.shown == []
+
+
+def test_only_distortions_are_held_to_the_perceptual_window(cases: list[Case]) -> None:
+    narrow = LENIENT.model_copy(update={"ssim_window": (0.999, 1.0)})
+    singles = [c for c in cases if len(c.pair.artifacts) == 1 and not c.pair.benign]
+    decided = [c.pair.artifacts[0] for c in examine(narrow, None, *singles)]
+    reasons = {(a.injection.tool == "distort", a.reason) for a in decided}
+    assert reasons == {(True, "too_damaged"), (False, None)}
+
+
+def test_benign_pairs_are_clean_and_measured_but_never_judged(cases: list[Case]) -> None:
+    benign = [c for c in cases if c.pair.benign]
+    decided = examine(CurationSection(), Scripted(), *benign)
+    kept = [c for c in decided if c.pair.artifacts[0].reason is None]
+    assert len(kept) > len(benign) / 2 and not any(c.pair.accepted for c in decided)
+    assert all(c.pair.artifacts[0].change_inside <= 0.06 for c in kept)
+
+
+def test_undo_cuts_the_survivors_tight_mask(double: Case) -> None:
+    artifacts = [
+        a.model_copy(update={"accepted": i == 1, "mask": double.pair.artifacts[0].region})
+        for i, a in enumerate(double.pair.artifacts)
+    ]
+    pair = double.pair.model_copy(update={"artifacts": tuple(artifacts)})
+    survivor = undo(Case(pair, double.clean, double.image)).pair.artifacts[1]
+    assert survivor.accepted is None
+    assert survivor.mask.decode().sum() < artifacts[1].mask.decode().sum()
