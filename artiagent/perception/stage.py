@@ -89,9 +89,9 @@ def _perceive_set(
             content = stable_hash(data)
             if content in seen:
                 raise _Skip("duplicate", f"same bytes as {seen[content]}")
-            batch = stable_hash(source.name, image.name, data, length=20)
-            if batch not in done:
-                writer.write(batch, [_see(section, source, image.name, data, grounder)])
+            source_id = f"{source.name}-{stable_hash(data, length=12)}"  # also the batch id: every stage sorts alike
+            if source_id not in done:
+                writer.write(source_id, [_see(section, source, source_id, image.name, data, grounder)])
             seen[content] = image.name  # only usable images count: a later copy may be the annotated one
         except _Skip as skip:
             skipped[image.name] = ": ".join(skip.args)
@@ -111,7 +111,9 @@ def _read(image: SourceImage) -> bytes:
         raise IntakeError(image.name, f"cannot be read ({error.strerror})") from error
 
 
-def _see(section: PerceptionSection, source: InputSet, name: str, data: bytes, grounder: Grounder) -> Row[Scene]:
+def _see(
+    section: PerceptionSection, source: InputSet, source_id: str, name: str, data: bytes, grounder: Grounder
+) -> Row[Scene]:
     """One image file through the four steps of perception: intake, vocabulary, grounding, linking."""
     taken = take_in(data, name, section)
     grounding = grounder.ground(taken, name, None)
@@ -123,7 +125,7 @@ def _see(section: PerceptionSection, source: InputSet, name: str, data: bytes, g
         raise _Skip("no_entity", f"none covers {section.entity_min_share:.0%} of the image")
     width, height = taken.transform.size
     scene = Scene(
-        source_id=f"{source.name}-{stable_hash(data, length=12)}",
+        source_id=source_id,
         group=source.name,
         scored=source.scored,
         width=width,

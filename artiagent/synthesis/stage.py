@@ -38,20 +38,16 @@ def synthesize(
         return ready
     use_threads(section.threads)
     writer: DatasetWriter[Pair] = DatasetWriter(out, "pairs", ("clean", "artifact"))
-    batches = {source: list(rows) for source, rows in _by_source(jobs)}
-    pending = {source for source in batches if source not in writer.done}
-    if pending:
-        renderer = PairRenderer(section, generator)
-        bar = tqdm(desc="synthesize", total=len(pending), unit="source")
-        for scene in read_rows(scenes, Scene, images=("image",)):
-            if scene.key in pending:
-                writer.write(scene.key, renderer.pairs(scene, batches[scene.key]))
-                bar.update()
-                bar.set_postfix(pairs=renderer.pairs_made, refresh=False)
-        bar.close()
-    return writer.finish(
-        {"row_evaluations": sum(_row_evaluations(section, len(b)) for b in batches.values())}, shards=section.shards
-    )
+    renderer: PairRenderer | None = None
+    evaluations = 0
+    with tqdm(desc="synthesize", total=jobs.rows, unit="pair") as bar:
+        for scene, batch in _matched(read_rows(scenes, Scene), (row.record for row in read_rows(jobs, Job))):
+            evaluations += _row_evaluations(section, len(batch))
+            if scene.key not in writer.done:
+                renderer = renderer or PairRenderer(section, generator)
+                writer.write(scene.key, renderer.pairs(scene, batch))
+            bar.update(len(batch))
+    return writer.finish({"row_evaluations": evaluations}, shards=section.shards)
 
 
 class PairRenderer:
@@ -67,7 +63,6 @@ class PairRenderer:
             value_blocks=section.value_blocks,
         )
         self.engine = Engine(self.backbone, section)
-        self.pairs_made = 0
 
     def pairs(self, scene: Row[Scene], jobs: list[Job]) -> list[Row[Pair]]:
         """All variants of one source in one batch."""
@@ -77,7 +72,6 @@ class PairRenderer:
         variants = self.engine.variants([job.injections for job in jobs], inversion.grid, device)
         rows = self.engine.inject(inversion, variants)
         seconds = (time.perf_counter() - started) / len(jobs)
-        self.pairs_made += len(jobs)
         clean = encode(rows[0], self.section.image_format)
         return [self._pair(scene.record, job, rows[0], raw, clean, seconds) for job, raw in zip(jobs, rows[1:], strict=True)]
 
@@ -130,10 +124,15 @@ class PairRenderer:
         }
 
 
-def _by_source(jobs: DatasetRef) -> Iterator[tuple[str, Iterator[Job]]]:
-    """Jobs grouped by source; the plan keeps the jobs of a source together."""
-    rows = (row.record for row in read_rows(jobs, Job))
-    return groupby(rows, key=lambda job: job.source_id)
+def _matched(scenes: Iterator[Row[Scene]], jobs: Iterator[Job]) -> Iterator[tuple[Row[Scene], list[Job]]]:
+    """Join scenes with their jobs as two streams: both data sets are ordered by source id."""
+    for source_id, group in groupby(jobs, key=lambda job: job.source_id):
+        for scene in scenes:
+            if scene.record.source_id == source_id:
+                yield scene, list(group)
+                break
+        else:
+            raise ValueError(f"the plan names source {source_id}, which is not in the scene set; plan again from this set")
 
 
 def _row_evaluations(section: SynthesisSection, variants: int) -> int:
