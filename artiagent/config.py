@@ -107,7 +107,8 @@ class SynthesisSection(Section):
     cache_device: str = "same"
     device: str = "auto"
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    threads: int = Field(default=2, ge=1)
+    threads: int = Field(default=1, ge=1)  # per worker
+    workers: int = Field(default=2, ge=1)  # processes with a model each; 1 on a GPU
     shards: int = Field(default=1, ge=1)
     image_format: Literal["png", "jpeg"] = "png"
 

@@ -14,6 +14,7 @@ from tqdm import tqdm
 from artiagent.config import SynthesisSection
 from artiagent.devices import use_threads
 from artiagent.images import decode, encode
+from artiagent.parallel import ordered_map
 from artiagent.records import Artifact, CheckpointRef, DatasetRef, Job, Pair, Scene
 from artiagent.store import DatasetWriter, Row, open_dataset, read_rows
 from artiagent.synthesis.backbones import load_backbone
@@ -36,17 +37,22 @@ def synthesize(
     """
     if (ready := open_dataset(out)) is not None:
         return ready
-    use_threads(section.threads)
     writer: DatasetWriter[Pair] = DatasetWriter(out, "pairs", ("clean", "artifact"))
-    renderer: PairRenderer | None = None
     evaluations = 0
     with tqdm(desc="synthesize", total=jobs.rows, unit="pair") as bar:
-        for scene, batch in _matched(read_rows(scenes, Scene), (row.record for row in read_rows(jobs, Job))):
-            evaluations += _row_evaluations(section, len(batch))
-            if scene.key not in writer.done:
-                renderer = renderer or PairRenderer(section, generator)
-                writer.write(scene.key, renderer.pairs(scene, batch))
-            bar.update(len(batch))
+
+        def pending() -> Iterator[tuple[Row[Scene], list[Job]]]:
+            nonlocal evaluations
+            for scene, batch in _matched(read_rows(scenes, Scene), (row.record for row in read_rows(jobs, Job))):
+                evaluations += _row_evaluations(section, len(batch))
+                if scene.key in writer.done:
+                    bar.update(len(batch))
+                else:
+                    yield scene, batch
+
+        for source_id, rows in ordered_map(PairRenderer, (section, generator), pending(), section.workers):
+            writer.write(source_id, rows)
+            bar.update(len(rows))
     return writer.finish({"row_evaluations": evaluations}, shards=section.shards)
 
 
@@ -54,6 +60,7 @@ class PairRenderer:
     """Holds the loaded backbone; turns a source and its jobs into rows of pairs."""
 
     def __init__(self, section: SynthesisSection, generator: CheckpointRef) -> None:
+        use_threads(section.threads)
         self.section, self.generator = section, generator
         self.backbone = load_backbone(
             generator,
@@ -64,8 +71,9 @@ class PairRenderer:
         )
         self.engine = Engine(self.backbone, section)
 
-    def pairs(self, scene: Row[Scene], jobs: list[Job]) -> list[Row[Pair]]:
-        """All variants of one source in one batch."""
+    def __call__(self, source: tuple[Row[Scene], list[Job]]) -> tuple[str, list[Row[Pair]]]:
+        """All variants of one source in one batch; returns the source's key and its rows."""
+        scene, jobs = source
         started = time.perf_counter()
         inversion = self.engine.invert(decode(scene.images["image"]), jobs[0].prompt)
         device = inversion.noise.device
@@ -73,7 +81,8 @@ class PairRenderer:
         rows = self.engine.inject(inversion, variants)
         seconds = (time.perf_counter() - started) / len(jobs)
         clean = encode(rows[0], self.section.image_format)
-        return [self._pair(scene.record, job, rows[0], raw, clean, seconds) for job, raw in zip(jobs, rows[1:], strict=True)]
+        variants_of = zip(jobs, rows[1:], strict=True)
+        return scene.key, [self._pair(scene.record, job, rows[0], raw, clean, seconds) for job, raw in variants_of]
 
     def _pair(
         self, scene: Scene, job: Job, twin: np.ndarray, raw: np.ndarray, clean: bytes, seconds: float

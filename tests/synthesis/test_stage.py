@@ -13,7 +13,7 @@ from artiagent.synthesis.planner import plan
 from artiagent.synthesis.stage import PairRenderer, synthesize
 from tests.synthesis.scenes import write_scenes
 
-SECTION = SynthesisSection(steps=2, threads=1)
+SECTION = SynthesisSection(steps=2, threads=1, workers=1)
 
 
 @pytest.fixture(scope="module")
@@ -48,20 +48,27 @@ def test_shards_do_not_change_the_digest(
         assert again.digest == pairs.digest and again.shards == shards
 
 
+def test_workers_do_not_change_the_pixels(
+    pairs: DatasetRef, inputs: tuple, random_flux: CheckpointRef, tmp_path: Path
+) -> None:
+    section = SECTION.model_copy(update={"workers": 2})
+    assert synthesize(section, *inputs, random_flux, tmp_path / "two").digest == pairs.digest
+
+
 def test_a_killed_run_repeats_nothing(
     pairs: DatasetRef, inputs: tuple, random_flux: CheckpointRef, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rendered: list[str] = []
-    original = PairRenderer.pairs
+    original = PairRenderer.__call__
 
-    def interrupted(self: PairRenderer, scene, jobs):
+    def interrupted(self: PairRenderer, source):
         if len(rendered) == 2:
             raise KeyboardInterrupt
-        rendered.append(scene.key)
-        return original(self, scene, jobs)
+        rendered.append(source[0].key)
+        return original(self, source)
 
     with monkeypatch.context() as patch:
-        patch.setattr(PairRenderer, "pairs", interrupted)
+        patch.setattr(PairRenderer, "__call__", interrupted)
         with pytest.raises(KeyboardInterrupt):
             synthesize(SECTION, *inputs, random_flux, tmp_path / "killed")
     assert open_dataset(tmp_path / "killed") is None
@@ -69,11 +76,11 @@ def test_a_killed_run_repeats_nothing(
 
     resumed: list[str] = []
 
-    def counted(self: PairRenderer, scene, jobs):
-        resumed.append(scene.key)
-        return original(self, scene, jobs)
+    def counted(self: PairRenderer, source):
+        resumed.append(source[0].key)
+        return original(self, source)
 
-    monkeypatch.setattr(PairRenderer, "pairs", counted)
+    monkeypatch.setattr(PairRenderer, "__call__", counted)
     again = synthesize(SECTION, *inputs, random_flux, tmp_path / "killed")
     assert len(resumed) == 1 and not set(resumed) & set(rendered)
     assert again.digest == pairs.digest
