@@ -7,6 +7,7 @@ module changes the key of exactly the stages that can reach it.
 from __future__ import annotations
 
 import ast
+import subprocess
 from functools import lru_cache
 from pathlib import Path
 
@@ -42,6 +43,20 @@ def stage_digest(module: str, root: Path) -> str:
     """Hash over names and contents of ``stage_files``: the code part of every cache key."""
     files = stage_files(module, root)
     return stable_hash(*(v for f in files for v in (f.relative_to(root).as_posix(), file_sha256(f))))
+
+
+def git_revision(root: Path) -> str:
+    """Commit of the checkout, with ``+dirty`` behind it when files differ; ``unknown`` where there is no git."""
+    try:
+        head = _git(root, "rev-parse", "HEAD")
+        return head + ("+dirty" if _git(root, "status", "--porcelain") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def _git(root: Path, *arguments: str) -> str:
+    command = ["git", "-C", str(root), *arguments]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
 
 def _path_of(name: str, root: Path) -> Path | None:

@@ -1,0 +1,1 @@
+"""Chains of steps, and the commands that need ZenML or MLflow."""

@@ -1,0 +1,92 @@
+"""What a run starts from: named sets of images, model folders and the benchmark, as places and digests.
+
+Knows where inputs lie and what they weigh in cache keys. Does not decode images and does not load models.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from artiagent.checkpoints import checkpoint_ref, locate
+from artiagent.config import InputSet, InputsSection
+from artiagent.perception.sources import image_names, input_digest, locate_annotations, locate_images
+from artiagent.records import CheckpointRef, DatasetRef, stable_hash
+from artiagent.store import file_sha256, folder_sha256, write_atomic
+
+SETS = "sets.json"
+MODELS = ("generator", "vlm", "clip")
+
+
+class Inputs(NamedTuple):
+    """References to everything a run reads and did not make itself."""
+
+    sets: DatasetRef
+    generator: CheckpointRef
+    vlm: CheckpointRef
+    clip: CheckpointRef
+    benchmark: DatasetRef
+
+
+def input_digests(section: InputsSection) -> dict[str, str]:
+    """Content digest of every input: ``set:<name>``, ``generator``, ``vlm``, ``clip``, ``benchmark``.
+
+    Raises ValueError naming the first input that is missing or empty.
+    """
+    digests = {f"set:{source.name}": input_digest(source) for source in section.sets}
+    digests |= {name: checkpoint_ref(name, getattr(section, name)).sha256 for name in MODELS}
+    return digests | {"benchmark": _content_sha256(locate(section.benchmark))}
+
+
+def resolve_inputs(section: InputsSection, digests: dict[str, str], out: Path) -> Inputs:
+    """Turn the section into references; ``out`` receives the sets with absolute places (``sets.json``).
+
+    Args:
+        section: where the inputs lie.
+        digests: result of ``input_digests`` for the same section.
+        out: folder of the reference "inputs".
+    """
+    sets = [_absolute(source) for source in section.sets]
+    rows = sum(len(image_names(source)) for source in sets)
+    write_atomic(out / SETS, json.dumps([s.model_dump(mode="json") for s in sets], indent=1).encode())
+    own = [digests[f"set:{source.name}"] for source in section.sets]
+    benchmark = locate(section.benchmark)
+    return Inputs(
+        sets=DatasetRef(
+            kind="inputs", uri=str(out), digest=stable_hash("inputs", *own, length=64), rows=rows,
+            summary={f"digest:{s.name}": digest[:16] for s, digest in zip(sets, own, strict=True)},
+        ),
+        **{name: _checkpoint(name, section, digests) for name in MODELS},
+        benchmark=DatasetRef(
+            kind="benchmark", uri=str(benchmark), digest=digests["benchmark"], rows=_rows(benchmark)
+        ),
+    )  # fmt: skip
+
+
+def read_sets(inputs: DatasetRef) -> Sequence[InputSet]:
+    """The sets behind a reference made by ``resolve_inputs``."""
+    return [InputSet.model_validate(s) for s in json.loads((Path(inputs.uri) / SETS).read_text())]
+
+
+def _absolute(source: InputSet) -> InputSet:
+    annotations = str(locate_annotations(source).resolve()) if source.annotations else None
+    return source.model_copy(update={"images": str(locate_images(source).resolve()), "annotations": annotations})
+
+
+def _checkpoint(name: str, section: InputsSection, digests: dict[str, str]) -> CheckpointRef:
+    return CheckpointRef(name=name, uri=str(locate(getattr(section, name))), sha256=digests[name])
+
+
+def _content_sha256(path: Path) -> str:
+    return file_sha256(path) if path.is_file() else folder_sha256(path)
+
+
+def _rows(benchmark: Path) -> int:
+    import pyarrow.parquet as pq
+
+    files = [benchmark] if benchmark.is_file() else sorted(benchmark.rglob("*.parquet"))
+    if not files:
+        raise ValueError(f"{benchmark}: no Parquet file; expected a benchmark with columns image, has_artifacts, bboxes")
+    return sum(pq.read_metadata(file).num_rows for file in files)

@@ -1,0 +1,22 @@
+"""The fine-tuned model's answers on the benchmark."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from artiagent.config import EvaluationSection
+from artiagent.records import CheckpointRef, DatasetRef
+from steps.stage import cached_step, out_dir
+
+
+def run(
+    section: EvaluationSection, model: CheckpointRef, benchmark: DatasetRef
+) -> Annotated[DatasetRef, "predictions_tuned"]:
+    from artiagent.evaluation.stage import predict
+
+    out = out_dir("predictions-tuned", __name__, section, model, benchmark)
+    return predict(section, model, Path(benchmark.uri), out, "tuned")
+
+
+evaluate_tuned = cached_step(run)

@@ -1,0 +1,207 @@
+"""One MLflow run per pipeline run, one nested run per stage that it executed; found again by tag, never duplicated.
+
+Knows MLflow. Does not know how anything was computed: it reads references, their summaries and ``training.json``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from mlflow import MlflowClient
+from mlflow.data.dataset_source_registry import resolve_dataset_source
+from mlflow.data.meta_dataset import MetaDataset
+from mlflow.entities import DatasetInput, InputTag, Metric, Param, RunTag
+from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
+
+from artiagent.config import Config, Section
+from artiagent.records import CheckpointRef, DatasetRef, EvaluationReport
+from artiagent.store import home
+from steps.stage import Ref
+
+RUN, STAGE = "artiagent.run", "artiagent.stage"
+SECTION_OF_STAGE = {
+    "ingest": "inputs", "perceive": "perception", "plan": "planning", "synthesize": "synthesis", "curate": "curation",
+    "instruct": "instruction", "finetune": "sft", "evaluate_base": "evaluation", "evaluate_tuned": "evaluation",
+    "score": "evaluation", "train_reward": "reward",
+}  # fmt: skip
+PARAM_LIMIT = 6000
+BATCH = 900
+
+
+class TrackedRun(NamedTuple):
+    """Ids of the pipeline's MLflow run and of the nested runs by stage."""
+
+    experiment_id: str
+    parent: str
+    stages: dict[str, str]
+
+
+def tracking_uri() -> str:
+    """``MLFLOW_TRACKING_URI`` when set (a cluster's server), else SQLite below the project's home."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home() / 'mlflow.db'}"
+
+
+def connect() -> MlflowClient:
+    """Client of tracking and registry; creates the database on first use."""
+    home().mkdir(parents=True, exist_ok=True)
+    return MlflowClient(tracking_uri=tracking_uri(), registry_uri=tracking_uri())
+
+
+def experiment(client: MlflowClient, profile: str) -> str:
+    """Id of the profile's experiment; created on first use."""
+    name = f"artiagent-{profile}"
+    if (found := client.get_experiment_by_name(name)) is not None:
+        return found.experiment_id
+    local = tracking_uri().startswith("sqlite")
+    return client.create_experiment(name, artifact_location=(home() / "mlartifacts").as_uri() if local else None)
+
+
+def log_run(client: MlflowClient, config: Config, name: str, refs: dict[str, Ref]) -> TrackedRun:
+    """Record a pipeline run: parameters, costs, scores, curves and data digests. Idempotent."""
+    experiment_id = experiment(client, config.profile)
+    parent = find_run(client, experiment_id, name, "pipeline")
+    if parent is None:
+        parent = _create(client, experiment_id, name, "pipeline", {})
+        _log(client, parent, params={"profile": config.profile, "config": config.digest()}, metrics=_headline(refs))
+        _tag_origins(client, parent, name, refs)
+        _log_inputs(client, parent, refs)
+        client.set_terminated(parent)
+    executed = {s: r for s, r in refs.items() if s in SECTION_OF_STAGE and origin(r) == name}
+    stages = {stage: _log_stage(client, experiment_id, parent, config, name, stage, r) for stage, r in executed.items()}
+    return TrackedRun(experiment_id, parent, stages)
+
+
+def find_run(client: MlflowClient, experiment_id: str, name: str, stage: str) -> str | None:
+    """Id of the MLflow run of a pipeline run's stage ("pipeline" for the whole), or None."""
+    found = client.search_runs([experiment_id], f"tags.`{RUN}` = '{name}' and tags.`{STAGE}` = '{stage}'", max_results=1)
+    return found[0].info.run_id if found else None
+
+
+def log_files(client: MlflowClient, config: Config, name: str, folder: Path) -> None:
+    """Keep the report and the summary beside the pipeline's run."""
+    run = find_run(client, experiment(client, config.profile), name, "pipeline")
+    for file in ("report.html", "summary.json"):
+        if run is not None and (folder / file).is_file():
+            client.log_artifact(run, str(folder / file))
+
+
+def origin(ref: Ref) -> str:
+    """Name of the run that made the output."""
+    return str(ref.summary.get("lineage.run", ""))
+
+
+def scores(report: EvaluationReport, model: str) -> dict[str, float]:
+    """One model's scores with their bounds as flat metrics."""
+    flat = {}
+    for metric, interval in report.scores.get(model, {}).items():
+        flat |= {metric: interval.value, f"{metric}.low": interval.low, f"{metric}.high": interval.high}
+    return flat
+
+
+def _log_stage(
+    client: MlflowClient, experiment_id: str, parent: str, config: Config, name: str, stage: str, ref: Ref
+) -> str:
+    if (known := find_run(client, experiment_id, name, stage)) is not None:
+        return known
+    seconds = float(ref.summary.get("seconds", 0.0))
+    run = _create(client, experiment_id, name, stage, {MLFLOW_PARENT_RUN_ID: parent}, seconds)
+    section: Section = getattr(config, SECTION_OF_STAGE[stage])
+    metrics = {k: float(v) for k, v in ref.summary.items() if isinstance(v, (int, float))}
+    if isinstance(ref, EvaluationReport):
+        metrics |= {f"{m}/{k}": v for m in ref.scores for k, v in scores(ref, m).items()}
+    tags = {k: str(v) for k, v in ref.summary.items() if isinstance(v, str)}
+    _log(client, run, params=flatten(section.model_dump(mode="json")), metrics=metrics, tags=tags)
+    for batch in _batches(_curves(ref)):
+        client.log_batch(run, metrics=batch)
+    _log_inputs(client, run, {stage: ref})
+    client.set_terminated(run)
+    return run
+
+
+def _create(
+    client: MlflowClient, experiment_id: str, name: str, stage: str, tags: dict[str, str], seconds: float = 0.0
+) -> str:
+    title = name if stage == "pipeline" else stage
+    start = int((time.time() - seconds) * 1000)
+    tags = {**tags, RUN: name, STAGE: stage}
+    return client.create_run(experiment_id, start_time=start, tags=tags, run_name=title).info.run_id
+
+
+def _log(
+    client: MlflowClient,
+    run: str,
+    params: dict[str, str],
+    metrics: dict[str, float],
+    tags: dict[str, str] | None = None,
+) -> None:
+    now = int(time.time() * 1000)
+    client.log_batch(
+        run,
+        metrics=[Metric(metric_name(k), v, now, 0) for k, v in metrics.items()],
+        params=[Param(k, v[:PARAM_LIMIT]) for k, v in params.items()],
+        tags=[RunTag(k, v) for k, v in (tags or {}).items()],
+    )
+
+
+def _tag_origins(client: MlflowClient, parent: str, name: str, refs: dict[str, Ref]) -> None:
+    for stage, ref in refs.items():
+        if origin(ref) != name:
+            client.set_tag(parent, f"cached.{stage}", origin(ref))
+
+
+def _headline(refs: dict[str, Ref]) -> dict[str, float]:
+    report = refs.get("score")
+    if not isinstance(report, EvaluationReport):
+        return {}
+    return {f"{model}/{k}": v for model in report.models for k, v in scores(report, model).items()}
+
+
+def _log_inputs(client: MlflowClient, run: str, refs: dict[str, Ref]) -> None:
+    sets = [ref for ref in refs.values() if isinstance(ref, DatasetRef)]
+    client.log_inputs(run, [_as_input(ref) for ref in sets])
+
+
+def _as_input(ref: DatasetRef) -> DatasetInput:
+    # MLflow cuts digests to 36 characters; the whole one travels as a tag.
+    data = MetaDataset(resolve_dataset_source(ref.uri), name=ref.kind, digest=ref.digest[:32])
+    return DatasetInput(data._to_mlflow_entity(), tags=[InputTag("digest", ref.digest), InputTag("rows", str(ref.rows))])
+
+
+def _curves(ref: Ref) -> Iterator[Metric]:
+    path = Path(ref.uri) / "training.json" if isinstance(ref, CheckpointRef) else None
+    if path is None or not path.is_file():
+        return
+    now = int(time.time() * 1000)
+    for row in json.loads(path.read_text()):
+        prefix = f"{row['stage']}/" if "stage" in row else ""
+        values = {k: v for k, v in row.items() if k != "step" and isinstance(v, (int, float))}
+        for key, value in values.items():
+            yield Metric(metric_name(f"{prefix}{key}"), float(value), now, int(row.get("step", 0)))
+
+
+def _batches(metrics: Iterator[Metric]) -> Iterator[list[Metric]]:
+    everything = list(metrics)
+    for start in range(0, len(everything), BATCH):
+        yield everything[start : start + BATCH]
+
+
+def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, str]:
+    """Nested values as dotted parameters: ``{"a": {"b": 1}}`` -> ``{"a.b": "1"}``."""
+    flat: dict[str, str] = {}
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = str(value)
+    return flat
+
+
+def metric_name(name: str) -> str:
+    """MLflow's alphabet for names."""
+    return re.sub(r"[^\w\-. /:]", "_", name)

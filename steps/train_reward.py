@@ -1,0 +1,18 @@
+"""Curated pairs -> a reward head on a frozen CLIP image encoder."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from artiagent.config import RewardSection
+from artiagent.records import CheckpointRef, DatasetRef
+from steps.stage import cached_step, out_dir
+
+
+def run(section: RewardSection, curated: DatasetRef, clip: CheckpointRef) -> Annotated[CheckpointRef, "reward"]:
+    from artiagent.learning.reward import train_reward
+
+    return train_reward(section, curated, clip, out_dir("reward", __name__, section, curated, clip))
+
+
+train_reward = cached_step(run)
