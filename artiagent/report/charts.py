@@ -1,0 +1,72 @@
+"""Charts of the report as inline SVG: scores with intervals, training curves."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+
+mpl.use("Agg")
+mpl.rcParams["svg.hashsalt"] = "artiagent"
+import matplotlib.pyplot as plt  # noqa: E402  (after the backend is chosen)
+
+INK, ACCENT, SECOND = "#64748b", "#0f766e", "#b45309"
+LABELS = {
+    "macro_f1": "macro-F1", "auroc": "AUROC", "accuracy": "accuracy", "iou": "IoU", "pixel_f1": "pixel F1",
+    "rouge_l": "ROUGE-L", "grounded_recall": "grounded recall",
+}  # fmt: skip
+
+
+def score_chart(scores: dict[str, dict[str, Any]], metrics: tuple[str, ...]) -> str:
+    """Dots with 95 % intervals, a panel per metric, a row per model."""
+    shown = [m for m in metrics if any(m in s for s in scores.values())]
+    if not shown:
+        return ""
+    figure, axes = plt.subplots(1, len(shown), figsize=(2.6 * len(shown), 0.34 * len(scores) + 0.7), sharey=True)
+    for axis, metric in zip(np.atleast_1d(axes), shown, strict=True):
+        for row, (_, values) in enumerate(scores.items()):
+            if (i := values.get(metric)) is not None:
+                colour = ACCENT if row < 2 else INK
+                axis.plot([i["low"], i["high"]], [row, row], color=colour, lw=2, solid_capstyle="round")
+                axis.plot(i["value"], row, "o", color=colour, ms=5)
+        axis.set_title(LABELS.get(metric, metric), fontsize=9, color=INK)
+        axis.set_yticks(range(len(scores)), list(scores))
+        axis.set_ylim(len(scores) - 0.5, -0.5)
+        _plain(axis)
+    return _svg(figure)
+
+
+def curve_chart(points: list[dict[str, Any]], keys: tuple[str, ...]) -> str:
+    """Training curves over the running index of logged points; stages are separated by a line."""
+    keys = tuple(k for k in keys if any(k in p for p in points))
+    if not keys:
+        return ""
+    figure, axes = plt.subplots(1, len(keys), figsize=(3.1 * len(keys), 2.1))
+    for axis, key in zip(np.atleast_1d(axes), keys, strict=True):
+        found = [(k, p[key], p.get("stage")) for k, p in enumerate(points) if key in p]
+        axis.plot([k for k, _, _ in found], [v for _, v, _ in found], color=ACCENT, lw=1.4)
+        for before, after in zip(found, found[1:], strict=False):
+            if before[2] != after[2]:
+                axis.axvline(after[0], color=SECOND, lw=0.8, ls=":")
+        axis.set_title(key.replace("_", " "), fontsize=9, color=INK)
+        _plain(axis)
+    return _svg(figure)
+
+
+def _plain(axis: Any) -> None:
+    axis.tick_params(labelsize=8, colors=INK, length=0)
+    axis.grid(axis="x", color=INK, alpha=0.18, lw=0.6)
+    for side in axis.spines.values():
+        side.set_visible(False)
+    axis.patch.set_alpha(0)
+
+
+def _svg(figure: Any) -> str:
+    buffer = io.StringIO()
+    figure.tight_layout()
+    figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+    plt.close(figure)
+    text = buffer.getvalue()
+    return text[text.index("<svg") :]
