@@ -6,6 +6,7 @@ Knows geometry only. A patch belongs to a mask if any pixel of its cell is set.
 from __future__ import annotations
 
 import numpy as np
+from scipy.ndimage import binary_dilation, distance_transform_cdt
 
 from artiagent.records import Box, Mask
 
@@ -49,8 +50,6 @@ def grow(grid: np.ndarray, cells: int) -> np.ndarray:
     """Grow a bool grid by ``cells`` in every direction, diagonals included (a region with room for a soft edge)."""
     if cells <= 0:
         return grid.copy()
-    from scipy.ndimage import binary_dilation
-
     return binary_dilation(grid, np.ones((3, 3), dtype=bool), iterations=cells)
 
 
@@ -58,8 +57,6 @@ def l1_distance(grid: np.ndarray) -> np.ndarray:
     """L1 distance of every cell to the nearest set cell, int64 [h, w]; a large number where none is set."""
     if not grid.any():
         return np.full(grid.shape, grid.size + sum(grid.shape), dtype=np.int64)
-    from scipy.ndimage import distance_transform_cdt
-
     return distance_transform_cdt(~grid, metric="taxicab").astype(np.int64)
 
 
