@@ -1,0 +1,1 @@
+"""Benchmarks, predictions and scores with intervals."""

@@ -1,0 +1,50 @@
+"""One image in, verdict, boxes and an annotated copy out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from artiagent.config import EvaluationSection
+from artiagent.evaluation.inspect import COLOUR, draw_boxes, inspect_image, open_upright
+from artiagent.images import decode
+from artiagent.records import Box, CheckpointRef
+
+SECTION = EvaluationSection(threads=1, device="cpu", max_new_tokens=6, max_box_tokens=6)
+
+
+def test_inspection_is_about_the_upright_image(tiny_vlm: CheckpointRef, tmp_path: Path) -> None:
+    path = tmp_path / "photo.jpg"
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turned by 90 degrees
+    Image.fromarray(np.full((90, 150), 128, np.uint8)).save(path, exif=exif)
+    found = inspect_image(path, tiny_vlm, SECTION, tmp_path / "copy.png")
+    assert (found["width"], found["height"]) == (90, 150)
+    assert found["verdict"] == ("artifacts" if found["score"] >= 0.5 else "clean")
+    assert found["status"]["detection"] == "ok" and found["model_sha256"] == tiny_vlm.sha256
+    assert decode((tmp_path / "copy.png").read_bytes()).shape == (150, 90, 3)
+
+
+def test_pixels_are_neither_scaled_nor_cropped(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (301, 47, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "tall.png")
+    assert (open_upright(tmp_path / "tall.png") == pixels).all()
+
+
+def test_boxes_are_outlined_on_a_copy() -> None:
+    pixels = np.zeros((64, 64, 3), np.uint8)
+    drawn = draw_boxes(pixels, (Box(8, 16, 32, 40),))
+    assert not pixels.any()
+    assert tuple(drawn[16, 8]) == tuple(drawn[39, 31]) == COLOUR
+    assert not drawn[20:36, 12:28].any() and not drawn[:16].any()
+
+
+def test_missing_and_foreign_files_are_named(tiny_vlm: CheckpointRef, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no such file"):
+        inspect_image(tmp_path / "none.png", tiny_vlm, SECTION)
+    (tmp_path / "text.jpg").write_text("not an image")
+    with pytest.raises(ValueError, match=r"text\.jpg"):
+        inspect_image(tmp_path / "text.jpg", tiny_vlm, SECTION)
