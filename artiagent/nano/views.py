@@ -1,0 +1,104 @@
+"""A scene as a model sees it: parts as far as they are visible, and the labels of its patches.
+
+Knows masks. Does not know questions, tokens or models. A part counts as visible with at least 24 px and half of what
+the renderer drew; between that and nothing it is ambiguous.
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+
+import numpy as np
+
+from artiagent.nano.scenes import KINDS, TRAIN_SEEDS, RenderedScene, compose
+from artiagent.records import Box
+
+VISIBLE_PIXELS = 24
+VISIBLE_SHARE = 0.5
+
+
+@dataclass(frozen=True)
+class SeenPart:
+    """A part as far as it is visible. `mask` bool [H, W]; `share` of the drawn pixels that is left."""
+
+    name: str
+    owner: int
+    mask: np.ndarray
+    box: Box
+    area: int
+    share: float
+
+    @property
+    def visible(self) -> bool:
+        return self.area >= VISIBLE_PIXELS and self.share >= VISIBLE_SHARE
+
+
+@dataclass(frozen=True)
+class View:
+    """A scene as the model sees it. `kinds[i]` names entity i; `caption` is empty where it would not be true."""
+
+    image: np.ndarray
+    kinds: tuple[str, ...]
+    boxes: tuple[Box, ...]
+    parts: tuple[SeenPart, ...]
+    caption: str
+
+    def named(self, name: str, owner: int | None = None) -> list[SeenPart]:
+        return [part for part in self.parts if part.name == name and owner in (None, part.owner)]
+
+
+@functools.cache
+def parts_of_kinds() -> dict[str, tuple[str, ...]]:
+    """Names of the parts that each kind can have, hidden or not."""
+    names: dict[str, tuple[str, ...]] = {}
+    for kind in KINDS:
+        scenes = (compose(TRAIN_SEEDS[i], kinds=[kind], entities=1) for i in range(6))
+        names[kind] = tuple(sorted({piece.name for s in scenes for f in s.figures for piece in f.pieces if piece.name}))
+    return names
+
+
+def view_of(scene: RenderedScene, hidden: np.ndarray | None = None, image: np.ndarray | None = None) -> View:
+    """The scene, less the pixels of `hidden` (bool [H, W]), with `image` in place of its own if given."""
+    shown = np.ones(scene.image.shape[:2], bool) if hidden is None else ~hidden
+    parts = []
+    for owner, entity in enumerate(scene.entities):
+        for part in entity.parts:
+            mask = part.mask & shown
+            area = int(mask.sum())
+            parts.append(SeenPart(part.name, owner, mask, box_of(mask), area, area / max(1, int(part.mask.sum()))))
+    left = [float((e.mask & shown).sum() / max(1, e.mask.sum())) for e in scene.entities]
+    return View(
+        scene.image if image is None else image,
+        tuple(entity.name for entity in scene.entities),
+        tuple(box_of(entity.mask & shown) for entity in scene.entities),
+        tuple(parts),
+        scene.caption if min(left) > 0.6 else "",
+    )
+
+
+def box_of(mask: np.ndarray) -> Box:
+    """Tight box of a bool mask [H, W]; all zeros when it is empty."""
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    if not len(rows):
+        return Box(0, 0, 0, 0)
+    return Box(int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1)
+
+
+@functools.cache
+def patch_classes() -> dict[str, int]:
+    """Index of every kind and every part name."""
+    parts = sorted({part for parts in parts_of_kinds().values() for part in parts})
+    return {name: index for index, name in enumerate((*KINDS, *parts))}
+
+
+def patch_labels(view: View, patch: int) -> np.ndarray:
+    """bool [rows, columns, classes]: which kinds and parts cover at least a quarter of a patch of `patch` px."""
+    classes, side = patch_classes(), view.image.shape[0] // patch
+    along = np.arange(side).repeat(patch)
+    cell = (along[:, None] * side + along) * len(classes)
+    covered = np.zeros(side * side * len(classes), np.int64)
+    for part in view.parts:
+        for name in (part.name, view.kinds[part.owner]):
+            covered += np.bincount(cell[part.mask] + classes[name], minlength=covered.size)
+    return (covered * 4 >= patch**2).reshape(side, side, len(classes))
