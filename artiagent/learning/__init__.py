@@ -1,0 +1,1 @@
+"""Fine-tuning of the vision-language model, and the reward model."""
