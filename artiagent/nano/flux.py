@@ -5,6 +5,7 @@ usable folder is exported early and replaced every few minutes.
 """
 
 import argparse
+import json
 import os
 import platform
 import time
@@ -19,6 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm import tqdm
 
+from artiagent.nano.export import replacing
 from artiagent.nano.flux_export import assemble, export_folder
 from artiagent.nano.flux_loop import Progress, Schedule
 from artiagent.nano.flux_text import (
@@ -74,16 +76,8 @@ def train_flux(
     autocast = bf16_is_native(device)
     report = {"recipe": asdict(recipe), "seed": seed, "bf16": autocast, **describe_machine(device, threads)}
 
-    began = time.perf_counter()
-    images, _ = render_scenes(range(recipe.vae_scenes), recipe.size)
     held_images, held_captions = render_scenes(_held_out(recipe), recipe.size)
-    report["render_seconds"] = round(time.perf_counter() - began, 1)
-    vae, vae_progress = train_vae(
-        images, held_images[:32], recipe.vae, work / "vae.safetensors",
-        channels=recipe.channels, seed=seed, device=device, autocast=autocast,
-    )  # fmt: skip
-    report["vae"] = asdict(vae_progress)
-
+    vae, report["vae"] = finished_vae(held_images[:32], recipe, work, seed=seed, device=device, autocast=autocast)
     began = time.perf_counter()
     latents, captions = cached_latents(vae, recipe, work / "latents.safetensors")
     clip, t5 = build_tokenizers(captions)
@@ -127,6 +121,28 @@ class Exporter:
 
 def _held_out(recipe: FluxRecipe) -> range:
     return range(recipe.scenes, recipe.scenes + recipe.held_out)
+
+
+def finished_vae(
+    held_out: Tensor, recipe: FluxRecipe, work: Path, *, seed: int, device: str, autocast: bool
+) -> tuple[AutoencoderKL, dict[str, Any]]:
+    """The autoencoder of `work` with its progress, trained first if need be.
+
+    Once finished it stays as it is, statistics included, since the latent cache and the flow are built on it; delete
+    the work folder to train another.
+    """
+    folder = work / "vae"
+    if not folder.exists():
+        images, _ = render_scenes(range(recipe.vae_scenes), recipe.size)
+        vae, progress = train_vae(
+            images, held_out, recipe.vae, work / "vae.safetensors",
+            channels=recipe.channels, seed=seed, device=device, autocast=autocast,
+        )  # fmt: skip
+        with replacing(folder) as fresh:
+            vae.save_pretrained(fresh, safe_serialization=True)
+            (fresh / "progress.json").write_text(json.dumps(asdict(progress)))
+    vae = AutoencoderKL.from_pretrained(folder, torch_dtype=torch.float32).eval().to(device)
+    return vae, json.loads((folder / "progress.json").read_text())
 
 
 def render_scenes(indices: range, size: int) -> tuple[Tensor, list[str]]:
@@ -199,7 +215,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         prog="python -m artiagent.nano.flux",
         description="Train nano-FLUX on rendered scenes and export a FluxPipeline folder.",
         epilog="examples:\n"
-        "  python -m artiagent.nano.flux                                  the shipped weights, about 80 minutes\n"
+        "  python -m artiagent.nano.flux                                  the default, about 80 minutes\n"
         "  python -m artiagent.nano.flux --vae-minutes 4 --minutes 10     a first look\n"
         "  python -m artiagent.nano.flux --threads 8 --work runs/flux8    more cores; resumes from its work folder\n",
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -2,15 +2,15 @@
 
 import copy
 import json
-import os
-import shutil
 from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxPipeline
+from safetensors.torch import load_file, save_file
 from transformers import CLIPTokenizer, T5TokenizerFast
 
+from artiagent.nano.export import replacing
 from artiagent.nano.flux_transformer import TextConditionedFlow
 
 
@@ -39,29 +39,27 @@ def assemble(
 
 def export_folder(pipeline: FluxPipeline, out: Path, report: dict[str, Any]) -> None:
     """Save `pipeline` and `report` (as training.json) beside `out`, then put the new folder in its place."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    fresh, stale = (out.with_name(f".{out.name}.{word}") for word in ("new", "old"))
-    for leftover in (fresh, stale):
-        shutil.rmtree(leftover, ignore_errors=True)
-    pipeline.save_pretrained(fresh, safe_serialization=True)
-    _widen_compatibility(fresh)
-    (fresh / "training.json").write_text(json.dumps(report, indent=1))
-    if out.exists():
-        os.rename(out, stale)
-    os.rename(fresh, out)
-    shutil.rmtree(stale, ignore_errors=True)
+    with replacing(out) as fresh:
+        pipeline.save_pretrained(fresh, safe_serialization=True)
+        _widen_compatibility(fresh)
+        (fresh / "training.json").write_text(json.dumps(report, indent=1))
 
 
 def _widen_compatibility(folder: Path) -> None:
     """Make the folder load with transformers 4 and 5 alike, in float32 unless the caller asks for another dtype.
 
-    transformers 5 saves only tokenizer.json and the slow class names, and loads text encoders in the stored dtype,
-    while diffusers loads its own parts in float32: the mixture cannot run.
+    transformers 5 saves only tokenizer.json and the slow class names, drops the prefix of the CLIP weights, and loads
+    text encoders in the stored dtype, while diffusers loads its own parts in float32: the mixture cannot run.
     """
     for name in ("text_encoder", "text_encoder_2"):
         _edit_json(folder / name / "config.json", {"dtype": "float32"})
+    path = folder / "text_encoder" / "model.safetensors"
+    weights = {f"text_model.{name.removeprefix('text_model.')}": value for name, value in load_file(path).items()}
+    save_file(weights, path, metadata={"format": "pt"})
     _edit_json(folder / "model_index.json", {"tokenizer_2": ["transformers", "T5TokenizerFast"]})
-    _edit_json(folder / "tokenizer_2" / "tokenizer_config.json", {"tokenizer_class": "T5TokenizerFast"})
+    # transformers 4 expects a mapping in extra_special_tokens and fails on the empty list of transformers 5.
+    changes = {"tokenizer_class": "T5TokenizerFast", "extra_special_tokens": {}}
+    _edit_json(folder / "tokenizer_2" / "tokenizer_config.json", changes)
     bpe = json.loads((folder / "tokenizer" / "tokenizer.json").read_text())["model"]
     (folder / "tokenizer" / "vocab.json").write_text(json.dumps(bpe["vocab"], ensure_ascii=False))
     merges = "\n".join(pair if isinstance(pair, str) else " ".join(pair) for pair in bpe["merges"])

@@ -112,8 +112,8 @@ def train_vae(
 ) -> tuple[AutoencoderKL, Progress]:
     """Train on random crops, in the last quarter on whole pictures; returns the EMA model with measured statistics.
 
-    `images`, `held_out`: uint8 [N, H, W, 3]. Crops give four times the variety per second; whole pictures at the end
-    set the group norms to the statistics that they meet afterwards.
+    `images`, `held_out`: uint8 [N, H, W, 3]; shift and scale are measured on `images`. Crops give four times the
+    variety per second; whole pictures at the end set the group norms to the statistics that they meet afterwards.
     """
     torch.manual_seed(seed)
     vae = build_vae(channels, size=images.shape[1]).to(device)

@@ -9,6 +9,7 @@ import torch
 from diffusers import FluxInpaintPipeline, FluxPipeline
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file
 from torch import nn
 
 from artiagent.nano.flux import FluxRecipe, render_scenes, train_flux
@@ -173,6 +174,14 @@ def test_the_folder_round_trips_through_flux_pipeline(trained):
     assert np.array_equal(pictures[0], pictures[1])
     assert report["flow"]["step"] == 3 and report["vae"]["step"] == 3
     assert json.loads((folder / "training.json").read_text())["flow"]["curve"][-1]["held_out_loss"] > 0
+
+
+def test_text_encoder_weights_carry_the_names_that_every_version_reads(trained):
+    stored = load_file(trained[0] / "text_encoder" / "model.safetensors")
+    assert all(name.startswith("text_model.") for name in stored)
+    loaded = FluxPipeline.from_pretrained(trained[0]).text_encoder.state_dict()
+    for name, value in stored.items():
+        assert torch.equal(value.float(), loaded[name.removeprefix("text_model.")]), name
 
 
 def _generate(pipeline: FluxPipeline, caption: str) -> np.ndarray:
