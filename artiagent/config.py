@@ -117,17 +117,17 @@ class CurationSection(Section):
     metric: Literal["lpips", "ssim"] = "ssim"
     lpips_weights: str | None = None
     lpips_window: tuple[float, float] = (0.5, 0.9)  # similarity 1 - LPIPS, the paper's
-    ssim_window: tuple[float, float] = (0.15, 0.9)  # calibrated for the fallback
+    ssim_window: tuple[float, float] = (0.3, 0.8)  # calibrated for the fallback
     min_crop: int = 64
-    change_inside_min: float = Field(default=0.03, ge=0)
-    change_share_min: float = Field(default=0.15, ge=0, le=1)  # share of target pixels that visibly changed
+    change_inside_min: float = Field(default=0.05, ge=0)
+    change_share_min: float = Field(default=0.2, ge=0, le=1)  # share of target pixels that visibly changed
     change_outside_max: float = Field(default=0.002, ge=0)
-    benign_inside_max: float = Field(default=0.06, ge=0)  # a benign injection that changes more is no hard negative
+    benign_inside_max: float = Field(default=0.03, ge=0)  # a benign injection that changes more is no hard negative
     seam_max: float = Field(default=4.0, gt=0)
     judge: Literal["local", "none"] = "local"
     judge_batch: int = Field(default=32, ge=1)
     judge_margin: float = 0.0  # how far P(yes) must rise (add) or fall (remove), twin to artifact
-    judge_slack: float = 0.25  # how far it may rise (distort, fuse)
+    judge_slack: float = 0.4  # how far it may rise (distort, fuse)
     device: str = "auto"
     threads: int = Field(default=2, ge=1)
     explain: Literal["template"] = "template"
@@ -214,7 +214,7 @@ class RewardSection(Section):
 class RegistrySection(Section):
     vlm_name: str = "artiagent-vlm-nano"
     reward_name: str = "artiagent-reward-nano"
-    dataset_remote: str = "derived"
+    dataset_remote: str = "remote"  # folder below the project's home, or a DVC URL such as s3://bucket/prefix
 
 
 class Config(Section):
@@ -256,6 +256,23 @@ def load_config(path: Path | str, overrides: list[str] | tuple[str, ...] = ()) -
     for override in overrides:
         _apply(tree, override)
     return parse_config(tree, origin=str(path))
+
+
+def effective_config(
+    path: Path | str, overrides: list[str] | tuple[str, ...], images: str | None, annotations: str | None
+) -> Config:
+    """``load_config``, its input sets replaced by the person's own images where they are given.
+
+    Raises ConfigError for annotations without images.
+    """
+    config = load_config(path, overrides)
+    if images is None:
+        if annotations is not None:
+            raise ConfigError("--annotations without --images: give the images that the annotations belong to")
+        return config
+    places = [str(Path(p).expanduser().resolve()) if p else None for p in (images, annotations)]
+    own = InputSet(name="images", images=str(places[0]), annotations=places[1])
+    return config.model_copy(update={"inputs": config.inputs.model_copy(update={"sets": (own,)})})
 
 
 def parse_config(tree: dict[str, Any], origin: str = "configuration") -> Config:

@@ -1,9 +1,12 @@
 """Shortcut audit: can a simple classifier tell the sides of a pair apart without looking at the artifact?
 
-Three probes (spec: perception and curation, section 6): the ring around the target and background crops, twin against
-artifact; the target's surroundings beyond the recorded region, artifact against benign injection. Benign injections lie
-on plain background, so the place alone would tell them from artifacts: the third probe takes what the processing left,
-the traces of the image less those of its twin.
+Three probes (spec: perception and curation, section 6) look beyond the recorded region, where nothing may differ: the
+ring around it and the background, twin against artifact; its surroundings, artifact against benign injection. Benign
+injections lie on plain background, so the place alone would tell them from artifacts: the third probe takes what the
+processing left, the traces of the image less those of its twin.
+
+Inside the region, the feathered edge around the targets does differ: there the artifact heals. It decides nothing, but
+is reported for artifacts and for benign injections, whose edge shows what blending leaves without any artifact.
 """
 
 from __future__ import annotations
@@ -66,33 +69,38 @@ def shortcut_audit(
         seed: of folds and bootstrap.
 
     Returns:
-        ``{"verdict", "probes": {name: {"verdict", "auroc", "low", "high", "n", ...}}}``, JSON-ready. A probe that holds
-        too few pairs to train on has ``auroc`` None.
+        ``{"verdict", "probes": {name: {"verdict", "auroc", "low", "high", "n", ...}}, "edges": {...}}``, JSON-ready; n
+        counts pairs. A probe that holds too few pairs to train on has ``auroc`` None.
     """
-    ring, background, surroundings = Samples(), Samples(), Samples()
+    probes = {name: Samples() for name in ("ring", "background", "surroundings")}
+    edges = {name: Samples() for name in ("artifact", "benign")}
     for pair, clean, image in pairs:
         if not pair.scored or not (pair.accepted or hard_negative(pair)):
             continue
         both = block_traces(clean), block_traces(image)
         regions = probe_regions(pair)
         if sides := _within(both, regions.surroundings):
-            surroundings.add_difference(pair.source_id, *sides, positive=not pair.benign)
-        if pair.benign:
-            continue
-        for samples, region in ((ring, regions.ring), (background, regions.background)):
+            probes["surroundings"].add_difference(pair.source_id, *sides, positive=not pair.benign)
+        wanted = [(edges["benign" if pair.benign else "artifact"], regions.edge)]
+        if not pair.benign:
+            wanted += [(probes["ring"], regions.ring), (probes["background"], regions.background)]
+        for samples, region in wanted:
             if sides := _within(both, region):
                 samples.add_sides(pair.source_id, *sides)
-    found = {"ring": ring, "background": background, "surroundings": surroundings}
-    probes = {name: _probe(samples, resamples, upper, seed) for name, samples in found.items()}
-    verdicts = [probe["verdict"] for probe in probes.values()]
+    measured = {name: _probe(samples, resamples, upper, seed) for name, samples in probes.items()}
+    verdicts = [probe["verdict"] for probe in measured.values()]
     worst: Verdict = next((v for v in ("fail", "insufficient n") if v in verdicts), "pass")
-    return {"verdict": worst, "upper": upper, "least_pairs": LEAST_PAIRS, "probes": probes}
+    figures = {name: _probe(samples, resamples, upper, seed) for name, samples in edges.items()}
+    for figure in figures.values():
+        del figure["verdict"]
+    return {"verdict": worst, "upper": upper, "least_pairs": LEAST_PAIRS, "probes": measured, "edges": figures}
 
 
 class ProbeRegions(NamedTuple):
-    """Bool masks [H, W]. `ring`: the recorded regions and one patch more, targets left out. `surroundings`: two patches
-    beyond the recorded regions. `background`: everything beyond the ring."""
+    """Bool masks [H, W]. `edge`: the recorded regions without their targets. `ring`: one patch around them.
+    `surroundings`: two patches around them. `background`: everything beyond the ring."""
 
+    edge: np.ndarray
     ring: np.ndarray
     surroundings: np.ndarray
     background: np.ndarray
@@ -105,7 +113,7 @@ def probe_regions(pair: Pair) -> ProbeRegions:
     targets = np.logical_or.reduce([target_mask(a, pair.height, pair.width) for a in pair.artifacts])
     regions = np.logical_or.reduce([a.region.decode() for a in pair.artifacts])
     one, two = (pixel_mask(dilate(patch_grid(regions, patch), radius), patch) for radius in (1, 2))
-    return ProbeRegions(ring=one & ~targets, surroundings=two & ~regions, background=~one)
+    return ProbeRegions(regions & ~targets, one & ~regions, two & ~regions, ~one)
 
 
 def auroc(scores: np.ndarray, labels: np.ndarray) -> float:

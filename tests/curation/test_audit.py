@@ -7,6 +7,7 @@ import pytest
 
 from artiagent.curation import audit
 from artiagent.curation.audit import auroc, probe_regions, shortcut_audit
+from artiagent.curation.change import target_mask
 from artiagent.curation.traces import block_traces, region_traces
 from artiagent.curation.verdicts import Case
 from artiagent.images import decode, encode
@@ -51,6 +52,14 @@ def test_a_planted_leak_is_flagged_everywhere(many_cases: list[Case], leak: Leak
         assert probe["auroc"] > 0.8 and probe["verdict"] == "fail", name
 
 
+def test_the_edge_of_artifacts_is_reported_beside_that_of_benign_injections(many_cases: list[Case]) -> None:
+    """The paste leaves the edge alone, so only a leak that covers it shows, and it decides nothing."""
+    plain = shortcut_audit(list(_stream(many_cases))[:60], resamples=100, upper=0.58)["edges"]
+    assert {figure["auroc"] for figure in plain.values()} == {0.5}
+    leaky = shortcut_audit(list(_stream(many_cases, _jpeg))[:60], resamples=100, upper=0.58)["edges"]
+    assert leaky["artifact"]["auroc"] > 0.7 and leaky["benign"]["auroc"] == 0.5
+
+
 def test_enough_pairs_without_leak_pass_and_too_few_are_not_trained_on(
     many_cases: list[Case], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -74,8 +83,10 @@ def test_probes_look_past_the_targets(cases: list[Case]) -> None:
     for pair in (case.pair for case in cases):
         regions = probe_regions(pair)
         recorded = np.logical_or.reduce([a.region.decode() for a in pair.artifacts])
-        assert not (regions.background & regions.ring).any() and not (regions.surroundings & recorded).any()
-        assert (regions.ring & recorded).any() and (regions.ring & ~recorded).any()
+        targets = np.logical_or.reduce([target_mask(a, 128, 128) for a in pair.artifacts])
+        assert not ((regions.background | regions.ring | regions.surroundings) & recorded).any()
+        assert (regions.background ^ regions.ring ^ recorded).all() and (regions.surroundings & regions.ring).any()
+        assert (regions.edge == (recorded & ~targets)).all()
 
 
 def test_no_trace_of_a_block_depends_on_its_neighbours() -> None:
