@@ -170,7 +170,7 @@ class SftSection(Section):
     max_length: int = 2048
     image_pixels: int | None = Field(default=None, ge=1)  # budget per image; None: the base processor's
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"  # of the weights
-    autocast: Literal["none", "bfloat16"] = "none"
+    autocast: Literal["auto", "none", "bfloat16"] = "auto"  # auto: bfloat16 where the device computes in it natively
     gradient_checkpointing: bool = False
     seed: int = 0
     device: str = "auto"

@@ -1,0 +1,257 @@
+"""The command line. Knows arguments and messages; every command imports what it needs when it is called."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+    from artiagent.records import CheckpointRef
+
+NANO = "configs/nano.yaml"
+EXAMPLES = """examples:
+  artiagent run --config configs/nano.yaml
+  artiagent run --config configs/nano.yaml --set synthesis.steps=8 --set planning.variants=2
+  artiagent run --images photos/ --annotations parts.json
+  artiagent synthesize --images photos/ --annotations parts.json --out pairs/
+  artiagent evaluate --model models:/artiagent-vlm-nano@champion
+  artiagent inspect picture.png --json
+  artiagent runs compare nano-1a2b3c4d nano-5e6f7a8b
+"""
+Command = Callable[[argparse.Namespace], int]
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Parse and dispatch. Exit codes: 0 done, 1 a check failed, 2 wrong input, 130 interrupted."""
+    arguments = parser().parse_args(argv)
+    try:
+        return arguments.command(arguments)
+    except KeyboardInterrupt:
+        print("\ninterrupted; run the same command again to resume", file=sys.stderr)
+        return 130
+    except (ValueError, OSError, RuntimeError) as error:
+        if arguments.debug:
+            raise
+        message = str(error).strip() or type(error).__name__
+        print(f"artiagent: {message}", file=sys.stderr)
+        return 2
+
+
+def parser() -> argparse.ArgumentParser:
+    """All commands with their options."""
+    top = argparse.ArgumentParser(
+        prog="artiagent", description="Inject artifacts, curate them, learn from them, measure what was learnt.",
+        epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    commands = top.add_subparsers(required=True, metavar="COMMAND")
+    _run_parser(commands)
+    _library_parsers(commands)
+    _runs_parser(commands)
+    _nano_parser(commands)
+    ui = _add(commands, "ui", "MLflow and the ZenML dashboard on 127.0.0.1 until Ctrl-C", _pipelines("ui"))
+    ui.add_argument("--mlflow-port", type=int, default=5000)
+    ui.add_argument("--zenml-port", type=int, default=8237)
+    _add(commands, "doctor", "device, weights, remotes, credentials, versions; exit code 1 when something is missing", doctor)
+    return top
+
+
+def _run_parser(commands: argparse._SubParsersAction) -> None:
+    run = _add(commands, "run", "the whole chain as a ZenML pipeline, tracked and registered", _pipelines("run"))
+    _config_options(run)
+    _image_options(run)
+    run.add_argument("--stack", metavar="NAME", help="ZenML stack to run on (see infra/stacks/); default: the active one")
+
+
+def _library_parsers(commands: argparse._SubParsersAction) -> None:
+    make = _add(commands, "synthesize", "perception to curation without ZenML, into a folder of your own", synthesize)
+    _config_options(make)
+    _image_options(make)
+    make.add_argument("--out", type=Path, required=True, help="folder for scenes, jobs, pairs and curated; resumes")
+    judge = _add(commands, "evaluate", "a vision-language model on the benchmark", evaluate)
+    _config_options(judge)
+    judge.add_argument("--model", required=True, help="model folder, hub id, or models:/NAME@ALIAS of the registry")
+    judge.add_argument("--benchmark", type=Path, help="Parquet file in ArtiBench's layout; default: the configuration's")
+    judge.add_argument("--out", type=Path, help="folder for predictions and evaluation.json; default: in the store")
+    look = _add(commands, "inspect", "verdict, boxes and explanation for one image", inspect)
+    look.add_argument("image", type=Path)
+    _config_options(look)
+    look.add_argument("--model", help="model folder or models:/ uri; default: the profile's champion")
+    look.add_argument("--out", type=Path, help="annotated copy; default: <image>-inspected.png here")
+    look.add_argument("--json", action="store_true", help="print the result as JSON")
+
+
+def _runs_parser(commands: argparse._SubParsersAction) -> None:
+    runs = commands.add_parser("runs", help="list, compare or reproduce runs").add_subparsers(required=True)
+    _add(runs, "list", "all runs, oldest first", _pipelines("list_runs"))
+    compare = _add(runs, "compare", "what differs between two runs", _pipelines("compare_runs"))
+    compare.add_argument("a")
+    compare.add_argument("b")
+    again = _add(runs, "reproduce", "repeat a run from its revision, lock, data; compare digests", _pipelines("reproduce_run"))
+    again.add_argument("run")
+    again.add_argument("--workdir", metavar="DIR", help="keep the work tree and the new run there")
+
+
+def _nano_parser(commands: argparse._SubParsersAction) -> None:
+    nano = commands.add_parser("nano", help="make the embedded world: models, scenes, benchmark, photographs")
+    kinds = nano.add_subparsers(required=True)
+    train = _add(kinds, "train", "train one of the nano models (minutes and more)", _nano("train"), add_help=False)
+    train.add_argument("model", choices=("flux", "vl", "clip"))
+    train.add_argument("options", nargs=argparse.REMAINDER, help="options of the recipe; try --help after the model")
+    scenes = _add(kinds, "scenes", "render source scenes with part annotations", _nano("scenes"))
+    scenes.add_argument("--out", type=Path, default=Path("data/scenes"))
+    scenes.add_argument("--count", type=int, default=200)
+    scenes.add_argument("--first-seed", type=int, default=0)
+    bench = _add(kinds, "bench", "write ArtiBench-nano, drawn split", _nano("bench"))
+    bench.add_argument("--out", type=Path, default=Path("data/artibench-nano"))
+    bench.add_argument("--count", type=int, default=200)
+    bench.add_argument("--seed", type=int, default=0)
+    bench.add_argument("--generator", default="data/weights/nano-flux", help="FluxPipeline folder both classes pass through")
+    photos = _add(kinds, "photos", "write the photographs with their hand-made annotations", _nano("photos"))
+    photos.add_argument("--out", type=Path, default=Path("data/photos"))
+
+
+def _add(
+    commands: argparse._SubParsersAction, name: str, text: str, command: Command, add_help: bool = True
+) -> argparse.ArgumentParser:
+    made = commands.add_parser(name, help=text, description=text, add_help=add_help)
+    made.add_argument("--debug", action="store_true", help="full traceback and ZenML's own log")
+    made.set_defaults(command=command)
+    return made
+
+
+def _config_options(to: argparse.ArgumentParser) -> None:
+    to.add_argument("--config", type=_config_path, default=NANO, help=f"run configuration (default {NANO})")
+    to.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="e.g. synthesis.steps=8; repeatable")
+
+
+def _config_path(text: str) -> Path:
+    inside = Path(__file__).resolve().parent.parent / text
+    return inside if not Path(text).is_file() and inside.is_file() else Path(text)
+
+
+def _image_options(to: argparse.ArgumentParser) -> None:
+    to.add_argument("--images", metavar="DIR", help="your own images: a folder or a Parquet file (file_name, image)")
+    to.add_argument("--annotations", metavar="COCO.json", help="their part annotations in COCO format")
+
+
+def synthesize(arguments: argparse.Namespace) -> int:
+    """Perceive, plan, synthesize, curate into ``--out``; every part resumes."""
+    from artiagent.checkpoints import checkpoint_ref
+    from artiagent.config import effective_config
+    from artiagent.curation.stage import curate
+    from artiagent.perception.stage import perceive
+    from artiagent.synthesis.planner import plan
+    from artiagent.synthesis.stage import synthesize as make_pairs
+
+    config = effective_config(arguments.config, arguments.set, arguments.images, arguments.annotations)
+    generator = checkpoint_ref("generator", config.inputs.generator)
+    judge = checkpoint_ref("vlm", config.inputs.vlm)
+    out = _stamped(arguments.out, config.digest())
+    scenes = perceive(config.perception, config.inputs.sets, out / "scenes")
+    jobs = plan(config.planning, scenes, config.perception.patch, out / "jobs")
+    pairs = make_pairs(config.synthesis, scenes, jobs, generator, out / "pairs")
+    curated = curate(config.curation, pairs, scenes, judge, out / "curated")
+    for ref in (scenes, jobs, pairs, curated):
+        print(f"{ref.kind:<9} {ref.rows:>6} rows  {Path(ref.uri)}")
+    print(f"funnel    {out / 'curated' / 'funnel.json'}")
+    return 0
+
+
+def _stamped(out: Path, digest: str) -> Path:
+    """Refuse a folder that was made with another configuration: its parts would not fit together."""
+    from artiagent.store import write_atomic
+
+    stamp = out / "config.digest"
+    if stamp.is_file() and stamp.read_text() != digest:
+        raise ValueError(f"{out}: was made with another configuration; choose another --out or delete it")
+    write_atomic(stamp, digest.encode())
+    return out
+
+
+def evaluate(arguments: argparse.Namespace) -> int:
+    """Predict and score one model; prints its scores beside the trivial baselines."""
+    from artiagent.checkpoints import locate
+    from artiagent.config import load_config
+    from artiagent.evaluation.stage import predict, score
+    from artiagent.report.summary import interval_text
+    from artiagent.store import dataset_dir
+
+    section = (config := load_config(arguments.config, arguments.set)).evaluation
+    model = _model(arguments.model)
+    benchmark = (arguments.benchmark or locate(config.inputs.benchmark)).resolve()
+    out = arguments.out or dataset_dir("evaluate", section.digest(), model.sha256, str(benchmark))
+    report = score(section, benchmark, [predict(section, model, benchmark, out / "predictions", "model")], out)
+    for name, scores in report.scores.items():
+        print(f"{name:<16} " + "  ".join(f"{metric} {interval_text(i.model_dump())}" for metric, i in scores.items()))
+    print(f"n = {report.n}, {report.n_faulty} faulty; {out / 'evaluation.json'}")
+    return 0
+
+
+def inspect(arguments: argparse.Namespace) -> int:
+    """Ask a model about one image and draw what it found."""
+    from artiagent.config import load_config
+    from artiagent.evaluation.inspect import inspect_image
+
+    config = load_config(arguments.config, arguments.set)
+    model = _model(arguments.model or f"models:/{config.registry.vlm_name}@champion")
+    found = inspect_image(arguments.image, model, config.evaluation, arguments.out)
+    if arguments.json:
+        print(json.dumps({**found, "model": model.name}, indent=1))
+        return 0
+    print(f"{found['verdict']}  (P(artifacts) = {found['score']:.2f}, model {model.name})")
+    for box in found["boxes"]:
+        print(f"box {box}")
+    print(f"{found['explanation'] or '(no explanation)'}\nannotated copy: {found['annotated']}")
+    return 0
+
+
+def doctor(arguments: argparse.Namespace) -> int:
+    """Check this machine; see ``artiagent.doctor``."""
+    from artiagent.doctor import examine
+
+    return examine()
+
+
+def _model(location: str) -> CheckpointRef:
+    if location.startswith("models:/"):
+        _pipelines_module()
+        from steps.registry import download
+
+        return download(location)
+    from artiagent.checkpoints import checkpoint_ref
+
+    return checkpoint_ref(Path(location).name, location)
+
+
+def _pipelines(name: str) -> Command:
+    return lambda arguments: getattr(_pipelines_module(), name)(arguments)
+
+
+def _pipelines_module() -> ModuleType:
+    from artiagent.store import checkout
+
+    if checkout() is None:
+        raise RuntimeError("this command needs a checkout of the repository: clone it and run 'make setup' there")
+    import pipelines.cli
+
+    pipelines.cli.prepare()
+    return pipelines.cli
+
+
+def _nano(name: str) -> Command:
+    def command(arguments: argparse.Namespace) -> int:
+        import artiagent.nano.cli
+
+        return getattr(artiagent.nano.cli, name)(arguments)
+
+    return command
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,161 @@
+"""The commands that need ZenML or MLflow: run, runs list | compare | reproduce, ui. Imported by ``artiagent.cli`` lazily."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from artiagent.config import Config, effective_config
+from artiagent.inputs import input_digests
+from pipelines.environment import active_stack, prepare
+
+if TYPE_CHECKING:
+    from zenml.models import PipelineRunResponse
+
+    from pipelines.runs import RunRecord, StageResult
+    from steps.stage import Ref
+
+OUTPUT_OF_STAGE = {
+    "ingest": "inputs", "perceive": "scenes", "plan": "jobs", "synthesize": "pairs", "curate": "curated",
+    "instruct": "conversations", "finetune": "tuned", "evaluate_base": "predictions_base",
+    "evaluate_tuned": "predictions_tuned", "score": "evaluation", "train_reward": "reward",
+}  # fmt: skip
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run the whole chain on one configuration and print where to look."""
+    config = effective_config(arguments.config, arguments.set, arguments.images, arguments.annotations)
+    root = prepare(arguments.debug)
+    print("reading inputs ...", flush=True)
+    digests = input_digests(config.inputs)
+
+    from pipelines.end_to_end import CACHED
+    from pipelines.runs import close_run, open_run
+
+    document = yaml.safe_load(Path(arguments.config).read_text())
+    record = open_run(config, digests, CACHED, document, root)
+    print(f"run {record.name}: {len(config.inputs.sets)} input sets, {len(CACHED)} cached stages", flush=True)
+    with active_stack(arguments.stack):
+        finished = execute(record, config)
+    results = collect(finished)
+    record = close_run(record, results)
+    print_results(record)
+    return 0
+
+
+def execute(record: RunRecord, config: Config) -> PipelineRunResponse:
+    """Run the pipeline as a version of the ZenML model "artiagent"; raises what the failing stage raised."""
+    from zenml import Model
+
+    from pipelines.end_to_end import end_to_end
+    from pipelines.runs import CONFIG
+    from steps.stage import runs_dir
+
+    model = Model(name="artiagent", version=record.name, tags=[config.profile])
+    pipeline = end_to_end.with_options(
+        config_path=str(runs_dir() / record.name / CONFIG), run_name=f"{record.name}-{{date}}-{{time}}", model=model
+    )
+    finished = pipeline()
+    if finished is None or not finished.status.is_successful:
+        status = finished.status.value if finished else "not started"
+        raise RuntimeError(f"run {record.name}: {status}; see it with 'make ui'")
+    return finished
+
+
+def collect(finished: PipelineRunResponse) -> dict[str, StageResult]:
+    """Digest, cost and cache status of every cached stage."""
+    from pipelines.runs import StageResult
+    from steps.stage import digest_of
+
+    results = {}
+    for stage, output in OUTPUT_OF_STAGE.items():
+        step = finished.steps[stage]
+        ref: Ref = step.outputs[output][0].load()
+        summary = ref.summary
+        results[stage] = StageResult(
+            digest=digest_of(ref), cached=step.status.value == "cached",
+            seconds=float(summary.get("seconds", 0)), peak_mb=float(summary.get("peak_mb", 0)),
+        )  # fmt: skip
+    return results
+
+
+def print_results(record: RunRecord) -> None:
+    """The short table and the commands that open more."""
+    from artiagent.report.summary import text_table
+    from pipelines.runs import SUMMARY
+    from steps.stage import runs_dir
+
+    folder = runs_dir() / record.name
+    executed = [stage for stage, result in record.stages.items() if not result.cached]
+    print()
+    print(text_table(json.loads((folder / SUMMARY).read_text())))
+    print(f"\nexecuted now: {', '.join(executed) or 'nothing, every stage was cached'}")
+    for line in versions(folder):
+        print(line)
+    shown = folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
+    print(f"\nreport:      xdg-open {shown}/report.html\nfigures:     {shown}/{SUMMARY}")
+    print("dashboards:  make ui   (MLflow and ZenML on 127.0.0.1)")
+
+
+def versions(folder: Path) -> list[str]:
+    """One line per registered model version."""
+    from steps.register import REGISTERED
+
+    return [
+        f"registered:  {r['name']} version {r['version']} ({', '.join(r['aliases'])}){'' if r['created'] else ', unchanged'}"
+        for r in json.loads((folder / REGISTERED).read_text())
+    ]
+
+
+def list_runs(arguments: argparse.Namespace) -> int:
+    """Table of all runs, oldest first."""
+    prepare()
+    from pipelines.runs import list_runs as all_runs
+
+    records = all_runs()
+    if not records:
+        print("no runs yet; 'make run' makes the first")
+    for r in records:
+        executed = sum(not s.cached for s in r.stages.values())
+        state = f"{executed} of {len(r.stages)} stages executed" if r.finished else "unfinished"
+        print(f"{r.name:<18} {r.started:<26} {r.revision[:12]}{'+dirty' if 'dirty' in r.revision else '':<7} {state}")
+    return 0
+
+
+def compare_runs(arguments: argparse.Namespace) -> int:
+    """What differs between two runs."""
+    prepare()
+    from pipelines.runs import compare
+
+    differences = compare(arguments.a, arguments.b)
+    for topic, rows in differences.items():
+        print(f"{topic}: {'equal' if not rows else ''}")
+        for key, (left, right) in rows.items():
+            print(f"  {key:<34} {_short(left):<40} {_short(right)}")
+    return 0
+
+
+def reproduce_run(arguments: argparse.Namespace) -> int:
+    """Repeat a run from its revision; 0 when every digest is equal."""
+    prepare()
+    from pipelines.reproduce import reproduce
+
+    return reproduce(arguments.run, Path(arguments.workdir) if arguments.workdir else None)
+
+
+def ui(arguments: argparse.Namespace) -> int:
+    """MLflow and the ZenML dashboard in the foreground."""
+    prepare()
+    from pipelines.ui import serve
+
+    return serve(arguments.mlflow_port, arguments.zenml_port)
+
+
+def _short(value: Any) -> str:
+    text = "-" if value is None else str(value)
+    return text if len(text) <= 38 else f"{text[:35]}..."
+
