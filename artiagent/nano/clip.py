@@ -156,7 +156,7 @@ def draw_captioned(
     """The fields of a `CaptionBatch`: `count` lightly augmented scenes that have a caption."""
     views: list[View] = []
     while len(views) < count:
-        view = augmented_view(pool.draw(rng), rng, erase=0.0)
+        view = augmented_view(pool.draw(rng), rng, erase=0.0, paste=0.0)
         if view.caption:
             views.append(view)
     labels = np.stack([patch_labels(view, PATCH).reshape(-1, len(patch_classes())) for view in views])

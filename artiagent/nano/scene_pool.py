@@ -13,9 +13,10 @@ import numpy as np
 from PIL import Image, ImageFilter
 
 from artiagent.nano.scenes import RenderedEntity, RenderedPart, RenderedScene, render_scene
-from artiagent.nano.views import View, box_of, view_of
+from artiagent.nano.views import SeenPart, View, box_of, view_of
 
-ERASE_CHANCE = 0.3
+ERASE_CHANCE = 0.45
+PASTE_CHANCE = 0.45
 
 
 @dataclass(frozen=True)
@@ -74,13 +75,39 @@ class ScenePool:
         return self._kept[seed].unpack(flip=rng.random() < 0.5)
 
 
-def augmented_view(scene: RenderedScene, rng: random.Random, erase: float = ERASE_CHANCE) -> View:
-    """Light, blur, noise and compression; with chance `erase` an opaque patch hides something (random erasing), so that
-    a part is looked for in the pixels and not where it usually is."""
-    image, hidden = scene.image, None
+def augmented_view(
+    scene: RenderedScene, rng: random.Random, erase: float = ERASE_CHANCE, paste: float = PASTE_CHANCE
+) -> View:
+    """Light, blur, noise and compression, and two augmentations that make a part be looked for in the pixels and not
+    where it usually is: with chance `erase` an opaque patch hides something (random erasing), with chance `paste` a
+    part is copied to another place (copy-paste)."""
+    image, hidden = scene.image, np.zeros(scene.image.shape[:2], bool)
+    pasted: list[SeenPart] = []
     if rng.random() < erase:
         image, hidden = _erase(scene, rng)
-    return view_of(scene, hidden, _degrade(image, rng))
+    if rng.random() < paste:
+        image, hidden, pasted = _paste(view_of(scene, hidden, image), hidden, rng)
+    return view_of(scene, hidden, _degrade(image, rng), pasted)
+
+
+def _paste(view: View, hidden: np.ndarray, rng: random.Random) -> tuple[np.ndarray, np.ndarray, list[SeenPart]]:
+    """Copy one visible part, mirrored or not, to a place that it does not cover already."""
+    visible = [part for part in view.parts if part.visible]
+    image, hidden = view.image.copy(), hidden.copy()
+    if not visible:
+        return image, hidden, []
+    part = rng.choice(visible)
+    x0, y0, x1, y1 = part.box
+    step = rng.choice((-1, 1))
+    sprite, stencil = view.image[y0:y1, x0:x1][:, ::step], part.mask[y0:y1, x0:x1][:, ::step]
+    left, top = rng.randint(0, image.shape[1] - (x1 - x0)), rng.randint(0, image.shape[0] - (y1 - y0))
+    place = slice(top, top + y1 - y0), slice(left, left + x1 - x0)
+    drawn = np.zeros(image.shape[:2], bool)
+    drawn[place] = stencil
+    if (drawn & part.mask).any():
+        return image, hidden, []
+    image[place][stencil] = sprite[stencil]
+    return image, hidden | drawn, [SeenPart.of(part.name, part.owner, drawn, np.ones_like(drawn), pasted=True)]
 
 
 def _erase(scene: RenderedScene, rng: random.Random) -> tuple[np.ndarray, np.ndarray]:
@@ -106,7 +133,7 @@ def _erase(scene: RenderedScene, rng: random.Random) -> tuple[np.ndarray, np.nda
 
 def _background(image: np.ndarray, drawn: np.ndarray, area: np.ndarray, rng: random.Random) -> np.ndarray | list[int]:
     """Pixels [N, 3] for `area` from a place free of entities, or one colour where none is found or wanted."""
-    if rng.random() < 0.75:
+    if rng.random() < 0.85:
         for _ in range(6):
             shift = rng.randrange(-24, 25), rng.randrange(image.shape[1])
             if not np.roll(drawn, shift, (0, 1))[area].any():

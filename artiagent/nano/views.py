@@ -7,6 +7,7 @@ the renderer drew; between that and nothing it is ambiguous.
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,11 +17,13 @@ from artiagent.records import Box
 
 VISIBLE_PIXELS = 24
 VISIBLE_SHARE = 0.5
+GONE_SHARE = 0.05
 
 
 @dataclass(frozen=True)
 class SeenPart:
-    """A part as far as it is visible. `mask` bool [H, W]; `share` of the drawn pixels that is left."""
+    """A part as far as it is visible. `mask` bool [H, W]; `share` of the drawn pixels that is left; `place` is the box
+    of what was drawn. A pasted part is a copy in a place of its own, outside the anatomy of its owner."""
 
     name: str
     owner: int
@@ -28,10 +31,23 @@ class SeenPart:
     box: Box
     area: int
     share: float
+    place: Box
+    pasted: bool = False
+
+    @classmethod
+    def of(cls, name: str, owner: int, drawn: np.ndarray, shown: np.ndarray, pasted: bool = False) -> SeenPart:
+        """Part with the pixels `drawn` of which those in `shown` are visible; bool [H, W] both."""
+        mask = drawn & shown
+        area = int(mask.sum())
+        return cls(name, owner, mask, box_of(mask), area, area / max(1, int(drawn.sum())), box_of(drawn), pasted)
 
     @property
     def visible(self) -> bool:
         return self.area >= VISIBLE_PIXELS and self.share >= VISIBLE_SHARE
+
+    @property
+    def gone(self) -> bool:
+        return self.share < GONE_SHARE
 
 
 @dataclass(frozen=True)
@@ -58,21 +74,25 @@ def parts_of_kinds() -> dict[str, tuple[str, ...]]:
     return names
 
 
-def view_of(scene: RenderedScene, hidden: np.ndarray | None = None, image: np.ndarray | None = None) -> View:
-    """The scene, less the pixels of `hidden` (bool [H, W]), with `image` in place of its own if given."""
+def view_of(
+    scene: RenderedScene,
+    hidden: np.ndarray | None = None,
+    image: np.ndarray | None = None,
+    pasted: Sequence[SeenPart] = (),
+) -> View:
+    """The scene, less the pixels of `hidden` (bool [H, W]), with `image` in place of its own and `pasted` parts if
+    given."""
     shown = np.ones(scene.image.shape[:2], bool) if hidden is None else ~hidden
     parts = []
     for owner, entity in enumerate(scene.entities):
         for part in entity.parts:
-            mask = part.mask & shown
-            area = int(mask.sum())
-            parts.append(SeenPart(part.name, owner, mask, box_of(mask), area, area / max(1, int(part.mask.sum()))))
+            parts.append(SeenPart.of(part.name, owner, part.mask, shown))
     left = [float((e.mask & shown).sum() / max(1, e.mask.sum())) for e in scene.entities]
     return View(
         scene.image if image is None else image,
         tuple(entity.name for entity in scene.entities),
         tuple(box_of(entity.mask & shown) for entity in scene.entities),
-        tuple(parts),
+        (*parts, *pasted),
         scene.caption if min(left) > 0.6 else "",
     )
 

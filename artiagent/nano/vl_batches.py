@@ -23,8 +23,8 @@ ROW = 344  # tokens of a packed row, image included
 IGNORE = -100
 # How often a task is drawn, and the weight of each answer token: a verdict of one token must not drown in captions.
 MIXTURE = {
-    prompts.PART_IN_BOX: (0.46, 3.0), prompts.LOCATE_PART: (0.22, 1.0), prompts.COUNT: (0.13, 2.0),
-    prompts.PRESENCE: (0.13, 2.0), prompts.DESCRIBE_IMAGE: (0.06, 0.4),
+    prompts.PART_IN_BOX: (0.56, 3.0), prompts.LOCATE_PART: (0.18, 1.0), prompts.COUNT: (0.07, 2.0),
+    prompts.PRESENCE: (0.07, 2.0), prompts.DESCRIBE_IMAGE: (0.12, 1.0),
 }  # fmt: skip
 
 

@@ -44,9 +44,9 @@ def shows(view: View, name: str, box: Box) -> bool | None:
 
 
 def visible_parts(view: View, owner: int, name: str) -> list[SeenPart] | None:
-    """Visible parts of one entity from left to right; None where one of them is ambiguous."""
+    """Visible parts of one entity from left to right; None where one of them is ambiguous or a pasted copy."""
     named = view.named(name, owner)
-    if any(part.area and not part.visible for part in named):
+    if any(part.pasted or (part.area and not part.visible) for part in named):
         return None
     return sorted((part for part in named if part.visible), key=lambda part: part.box)
 
@@ -58,18 +58,24 @@ def ask_caption(view: View, _: random.Random) -> Exchange | None:
 
 
 def ask_part_in_box(view: View, rng: random.Random) -> Exchange | None:
-    """Balanced: half of the boxes show the part; names are drawn before the answer, so a name tells nothing."""
+    """Balanced: half of the boxes show the part. The first choice are boxes whose place says the opposite: a pasted
+    copy, a part that an opaque patch hides."""
     present = [part for part in view.parts if part.visible]
     if not present:
         return None
     truth = rng.random() < 0.5
-    name = rng.choice(present).name
-    if not truth and rng.random() < 0.15:
-        name = rng.choice(parts_of_kinds()[rng.choice(KINDS)])
-    for _ in range(8):
-        if truth:
-            box = _around(rng.choice([part for part in present if part.name == name]).box, view, rng)
+    odd = [part for part in view.parts if (part.pasted and part.visible if truth else part.gone)]
+    for attempt in range(8):
+        if odd and attempt < 3 and rng.random() < 0.85:
+            part = rng.choice(odd)
+            name, box = part.name, _around(part.place, view, rng)
+        elif truth:
+            part = rng.choice(present)
+            name, box = part.name, _around(part.box, view, rng)
         else:
+            name = rng.choice(present).name
+            if rng.random() < 0.15:
+                name = rng.choice(parts_of_kinds()[rng.choice(KINDS)])
             box = _elsewhere(name, present, view, rng)
         if box.area and shows(view, name, box) is truth:
             return Exchange(prompts.PART_IN_BOX, prompts.yes_no(truth), {"part": name, "box": box})

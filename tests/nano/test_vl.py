@@ -20,7 +20,7 @@ from artiagent.nano.vl import Pretraining, train_vl
 from artiagent.nano.vl_batches import Packer, ask_many
 from artiagent.nano.vl_evaluation import Asked, score
 from artiagent.nano.vl_model import build_model, build_processor, build_tokenizer, save_model
-from artiagent.nano.vl_tasks import ASK, Exchange, aligned, ask_part_in_box, shows
+from artiagent.nano.vl_tasks import ASK, Exchange, aligned, ask_part_in_box, shows, visible_parts
 from artiagent.records import Box
 
 TINY = {"hidden": 48, "vision_hidden": 32, "depth": 1}
@@ -132,15 +132,18 @@ def test_only_answers_are_learned(processor: Qwen2_5_VLProcessor, views: list[Vi
     assert learned == "".join(f"{exchange.answer}<|im_end|>" for exchange in exchanges)
 
 
-def test_part_in_box_is_balanced_and_true(views: list[View]) -> None:
+@pytest.mark.parametrize("augmented", [False, True])
+def test_part_in_box_is_balanced_and_true(scenes: list[RenderedScene], augmented: bool) -> None:
     rng = random.Random(0)
     answers = []
-    for view in views:
+    for scene in scenes:
+        view = augmented_view(scene, rng, erase=0.5, paste=1.0) if augmented else view_of(scene)
         for exchange in filter(None, (ask_part_in_box(view, rng) for _ in range(25))):
             box = exchange.fields["box"]
             inside = np.zeros(view.image.shape[:2], bool)
             inside[box.slices] = True
-            shares = [(part.mask & inside).sum() / part.area for part in view.named(exchange.fields["part"])]
+            parts = [part for part in view.named(exchange.fields["part"]) if part.area]
+            shares = [(part.mask & inside).sum() / part.area for part in parts]
             truth = exchange.answer == prompts.YES
             assert max(shares, default=0.0) >= 0.7 if truth else max(shares, default=0.0) <= 0.1
             answers.append(truth)
@@ -197,10 +200,23 @@ def test_erasing_changes_pixels_exactly_where_masks_lost_theirs(scenes: list[Ren
     rng = random.Random(2)
     lost = 0
     for scene in scenes:
-        erased, plain = augmented_view(scene, rng, erase=1.0), view_of(scene)
+        erased, plain = augmented_view(scene, rng, erase=1.0, paste=0.0), view_of(scene)
         assert erased.image.shape == scene.image.shape
         lost += sum(a.area < b.area for a, b in zip(erased.parts, plain.parts, strict=True))
     assert lost > 5
+
+
+def test_a_pasted_copy_shows_where_it_is_pasted_and_is_not_counted(scenes: list[RenderedScene]) -> None:
+    rng = random.Random(6)
+    pasted = 0
+    for scene in scenes:
+        view = augmented_view(scene, rng, erase=0.0, paste=1.0)
+        for copy in (part for part in view.parts if part.pasted):
+            assert shows(view, copy.name, copy.box) is True
+            assert visible_parts(view, copy.owner, copy.name) is None
+            assert not any((copy.mask & part.mask).any() for part in view.parts if part is not copy)
+            pasted += 1
+    assert pasted >= 6
 
 
 def test_patch_labels_mark_kind_and_part(views: list[View]) -> None:
