@@ -74,7 +74,7 @@ class PlanningSection(Section):
     )
     benign_share: float = Field(default=0.25, ge=0)  # benign injections per source
     placement: Literal["contour_ring", "centroid_ring"] = "contour_ring"
-    add_radius: int = Field(default=5, ge=1)  # alpha
+    add_radius: int = Field(default=3, ge=1)  # alpha
     add_distance_weight: float = Field(default=0.05, ge=0)  # lambda
     add_temperature: float = Field(default=0.05, ge=0)  # tau; 0 = argmax
     add_min_visible: float = Field(default=0.5, ge=0, le=1)
@@ -96,10 +96,10 @@ class SynthesisSection(Section):
     solver: Literal["euler", "rf_solver", "fireflow"] = "fireflow"
     steps: int = Field(default=10, ge=2)
     guidance: float = 1.0
-    pe_fraction: float = Field(default=0.8, ge=0, le=1)
+    pe_fraction: float = Field(default=0.9, ge=0, le=1)
     pe_fraction_remove: float = Field(default=0.96, ge=0, le=1)
-    value_fraction: float = Field(default=0.6, ge=0, le=1)
-    value_blocks: int = Field(default=2, ge=0)  # how many of the last single-stream blocks take cached values
+    value_fraction: float = Field(default=0.8, ge=0, le=1)
+    value_blocks: int = Field(default=3, ge=0)  # how many of the last single-stream blocks take cached values
     value_after: Literal["live", "keep", "restore"] = "live"
     background: Literal["guaranteed", "free"] = "guaranteed"
     feather: int = Field(default=1, ge=0)  # patches by which the recorded region exceeds the targets

@@ -19,6 +19,12 @@ def patch_grid(mask: np.ndarray, patch: int) -> np.ndarray:
     return mask.reshape(height // patch, patch, width // patch, patch).any(axis=(1, 3))
 
 
+def core_grid(mask: np.ndarray, patch: int) -> np.ndarray:
+    """Bool grid of the patches that ``mask`` [H, W] covers by at least half: cells whose content really is the object."""
+    height, width = mask.shape
+    return mask.reshape(height // patch, patch, width // patch, patch).mean(axis=(1, 3)) >= 0.5
+
+
 def pixel_mask(grid: np.ndarray, patch: int) -> np.ndarray:
     """Blow a bool grid [h, w] up to pixels [h*patch, w*patch]."""
     return np.kron(grid.astype(bool), np.ones((patch, patch), dtype=bool))

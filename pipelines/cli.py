@@ -50,6 +50,7 @@ def run(arguments: argparse.Namespace) -> int:
 def execute(record: RunRecord, config: Config) -> PipelineRunResponse:
     """Run the pipeline as a version of the ZenML model "artiagent"; raises what the failing stage raised."""
     from zenml import Model
+    from zenml.exceptions import RunInterruptedException, ZenMLBaseException
 
     from pipelines.end_to_end import end_to_end
     from pipelines.runs import CONFIG
@@ -59,7 +60,12 @@ def execute(record: RunRecord, config: Config) -> PipelineRunResponse:
     pipeline = end_to_end.with_options(
         config_path=str(runs_dir() / record.name / CONFIG), run_name=f"{record.name}-{{date}}-{{time}}", model=model
     )
-    finished = pipeline()
+    try:
+        finished = pipeline()
+    except RunInterruptedException as stop:  # ZenML's signal handler turns Ctrl-C into this
+        raise KeyboardInterrupt from stop
+    except ZenMLBaseException as error:
+        raise RuntimeError(f"run {record.name}: {error}") from error
     if finished is None or not finished.status.is_successful:
         status = finished.status.value if finished else "not started"
         raise RuntimeError(f"run {record.name}: {status}; see it with 'make ui'")

@@ -19,6 +19,12 @@ def test_patches_cover_their_pixels_and_nothing_smaller_does(cells: np.ndarray) 
     assert (grid.grid_of(grid.indices_of(cells), cells.shape) == cells).all()
 
 
+def test_core_patches_are_mostly_object() -> None:
+    pixels = np.zeros((8, 16), dtype=bool)
+    pixels[:, :4] = pixels[:, 13:] = True
+    assert grid.core_grid(pixels, 8).tolist() == [[True, False]]
+
+
 def test_one_pixel_sets_its_patch() -> None:
     pixels = np.zeros((16, 16), dtype=bool)
     pixels[8, 15] = True

@@ -74,9 +74,8 @@ def finetune(section: SftSection, conversations: DatasetRef, base: CheckpointRef
     _export(section, base, weights, out)
     write_atomic(out / CURVES, json.dumps(curves, indent=1).encode())
     shutil.rmtree(out / "stages")
-    write_atomic(
-        out / STAMP, json.dumps({"stamp": stamp, "method": section.method, "base_sha256": base.sha256}).encode()
-    )
+    made = {"stamp": stamp, "method": section.method, "base_sha256": base.sha256, "bfloat16": mixed_precision(section)}
+    write_atomic(out / STAMP, json.dumps(made, indent=1).encode())
     return _complete(out, stamp, base, {"samples_per_second": round(speed, 2)})
 
 
@@ -218,7 +217,7 @@ def _arguments(section: SftSection, stage: SftStage, folder: Path) -> SFTConfig:
         lr_scheduler_type="cosine",
         warmup_steps=section.warmup_ratio,
         weight_decay=section.weight_decay,
-        bf16=section.autocast == "bfloat16",
+        bf16=mixed_precision(section),
         fp16=False,
         use_cpu=device.type == "cpu",
         seed=section.seed,
@@ -234,6 +233,16 @@ def _arguments(section: SftSection, stage: SftStage, folder: Path) -> SFTConfig:
         dataloader_num_workers=section.workers,
         dataloader_pin_memory=device.type == "cuda",
     )
+
+
+def mixed_precision(section: SftSection) -> bool:
+    """Whether matrix products run in bfloat16; emulated, on an old processor, it would be slower than float32."""
+    if section.autocast != "auto":
+        return section.autocast == "bfloat16"
+    if torch_device(section.device).type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    found = torch.cpu.get_capabilities()
+    return any(found.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))
 
 
 def _single_token(processor: Any, word: str) -> int:

@@ -16,7 +16,7 @@ import numpy as np
 from tqdm import tqdm
 
 from artiagent.config import PlanningSection
-from artiagent.grid import patch_grid
+from artiagent.grid import core_grid, patch_grid
 from artiagent.records import ARTIFACT_TOOLS, DatasetRef, Entity, Injection, Job, Part, Rejection, Scene, Tool, stable_hash
 from artiagent.store import DatasetWriter, Row, open_dataset, read_rows, write_atomic
 from artiagent.synthesis.toolbox import Mapped, NoMapping, benign, distort
@@ -74,6 +74,7 @@ class SourcePlanner:
         self.scene, self.section, self.balance = scene, section, balance
         self.rejections: list[Rejection] = []
         self.grids = {e.id: patch_grid(e.mask.decode(), patch) for e in scene.entities}
+        self.core = core_grid(np.logical_or.reduce([e.mask.decode() for e in scene.entities]), patch)
         self.part_grids = {p.id: patch_grid(p.mask.decode(), patch) for e in scene.entities for p in e.parts}
         self.used: set[tuple[Tool, tuple[str, str, str]]] = set()
 
@@ -158,7 +159,7 @@ class SourcePlanner:
     def _map(self, tool: Tool, c: Candidate, rng: np.random.Generator) -> Mapped | NoMapping:
         section, owner = self.section, self.grids[c.entity.id]
         if c.other is not None:
-            return fuse(owner, self.grids[c.other.id], rng, section)
+            return fuse(owner, self.grids[c.other.id], self.core, rng, section)
         part = self.part_grids[c.part.id]
         if tool == "add":
             return add(part, owner, self._same_class(c.part), rng, section)

@@ -9,8 +9,13 @@ from artiagent.grid import dilate, indices_of, l1_distance
 from artiagent.synthesis.toolbox import Mapped, NoMapping, mapping, nearest, shifts
 
 
-def fuse(a: np.ndarray, b: np.ndarray, rng: np.random.Generator, section: PlanningSection) -> Mapped | NoMapping:
-    """Map the band around the overlap of entities ``a`` and ``b`` (bool [h, w]) onto the opposite sides."""
+def fuse(
+    a: np.ndarray, b: np.ndarray, core: np.ndarray, rng: np.random.Generator, section: PlanningSection
+) -> Mapped | NoMapping:
+    """Map the band around the overlap of entities ``a`` and ``b`` (bool [h, w]) onto the opposite sides.
+
+    ``core`` marks the patches that are mostly object: only they are borrowed, or slabs of background would come along.
+    """
     overlap = a & b
     if overlap.sum() < section.fuse_min_overlap:
         return NoMapping("no_candidate", f"the entities share {int(overlap.sum())} patches")
@@ -22,7 +27,7 @@ def fuse(a: np.ndarray, b: np.ndarray, rng: np.random.Generator, section: Planni
     pairs: dict[int, int] = {}
     moved = 0
     for region in regions:
-        side = _opposite_side(region, a, b, foreground, band)
+        side = _opposite_side(region, a, b, foreground, band) & core
         if not side.any():
             continue
         references, shared = _offset_references(region, side, section.fuse_offset, band.shape)
