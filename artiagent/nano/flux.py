@@ -141,7 +141,7 @@ def finished_vae(
         with replacing(folder) as fresh:
             vae.save_pretrained(fresh, safe_serialization=True)
             (fresh / "progress.json").write_text(json.dumps(asdict(progress)))
-    vae = AutoencoderKL.from_pretrained(folder, torch_dtype=torch.float32).eval().to(device)
+    vae = AutoencoderKL.from_pretrained(folder, dtype=torch.float32).eval().to(device)
     return vae, json.loads((folder / "progress.json").read_text())
 
 

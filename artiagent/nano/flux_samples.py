@@ -22,7 +22,7 @@ from artiagent.synthesis.solvers import flux_times, walk
 
 def load(folder: Path) -> FluxPipeline:
     """The folder's pipeline in float32 without progress bars."""
-    pipeline = FluxPipeline.from_pretrained(folder, torch_dtype=torch.float32)
+    pipeline = FluxPipeline.from_pretrained(folder, dtype=torch.float32)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 

@@ -86,7 +86,7 @@ def encode_path(folder: Path | str) -> Callable[[np.ndarray], np.ndarray]:
     Benchmark images of both classes pass through it, so that the codec's fingerprint tells nothing. Sides are
     multiples of 4 px; the function raises ValueError for anything else.
     """
-    vae = AutoencoderKL.from_pretrained(folder, subfolder="vae", torch_dtype=torch.float32).eval()
+    vae = AutoencoderKL.from_pretrained(folder, subfolder="vae", dtype=torch.float32).eval()
 
     def round_trip(images: np.ndarray) -> np.ndarray:
         factor = 2 ** (len(vae.config.block_out_channels) - 1)

@@ -36,7 +36,7 @@ class FluxBackbone:
     def __init__(self, folder: Path, *, device: str, dtype: str, guidance: float, value_blocks: int) -> None:
         self.device, self.dtype = torch_device(device), torch_dtype(dtype)
         quiet_loading()
-        self.pipe = FluxPipeline.from_pretrained(folder, torch_dtype=self.dtype).to(self.device)
+        self.pipe = FluxPipeline.from_pretrained(folder, dtype=self.dtype).to(self.device)
         self.pipe.set_progress_bar_config(disable=True)
         self.guidance = guidance
         self.patch = self.pipe.vae_scale_factor * 2
