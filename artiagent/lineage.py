@@ -22,11 +22,10 @@ def stage_files(module: str, root: Path) -> tuple[Path, ...]:
 
     Raises ValueError when the module does not exist below ``root``.
     """
-    start = _path_of(module, root)
-    if start is None:
+    if _path_of(module, root) is None:
         raise ValueError(f"module {module!r} not found below {root}; expected a module of {', '.join(PACKAGES)}")
     seen: set[Path] = set()
-    pending = [start]
+    pending = [path for name in _with_parents(module) if (path := _path_of(name, root)) is not None]
     while pending:
         path = pending.pop()
         if path in seen:

@@ -98,7 +98,8 @@ def print_results(record: RunRecord) -> None:
     folder = runs_dir() / record.name
     executed = [stage for stage, result in record.stages.items() if not result.cached]
     print()
-    print(text_table(json.loads((folder / SUMMARY).read_text())))
+    summary = json.loads((folder / SUMMARY).read_text())
+    print(text_table({**summary, "stages": {stage: summary["stages"][stage] for stage in OUTPUT_OF_STAGE}}))
     print(f"\nexecuted now: {', '.join(executed) or 'nothing, every stage was cached'}")
     for line in versions(folder):
         print(line)

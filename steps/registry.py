@@ -57,13 +57,12 @@ def register(
     _ensure_name(client, name)
     known = find_version(client, name, model.sha256)
     version = known or _create_version(client, name, model, experiment_id, run_id, metrics, tags)
-    aliases = client.get_registered_model(name).aliases
-    if aliases.get(CHALLENGER) != version.version:
+    aliases = _aliases(client, name)
+    if aliases.get(CHALLENGER) != str(version.version):
         client.set_registered_model_alias(name, CHALLENGER, version.version)
     if CHAMPION not in aliases:
         client.set_registered_model_alias(name, CHAMPION, version.version)
-    aliases = client.get_registered_model(name).aliases
-    own = tuple(sorted(a for a, v in aliases.items() if str(v) == str(version.version)))
+    own = tuple(sorted(a for a, v in _aliases(client, name).items() if v == str(version.version)))
     return Registered(name, str(version.version), own, version.tags[MODEL_ID], model.sha256, known is None)
 
 
@@ -83,6 +82,10 @@ def download(uri: str) -> CheckpointRef:
     except MlflowException as error:
         raise ValueError(f"{uri}: no such registered model ({error.message}); see 'artiagent runs list'") from error
     return checkpoint_ref(uri.removeprefix("models:/"), folder)
+
+
+def _aliases(client: MlflowClient, name: str) -> dict[str, str]:
+    return {alias: str(version) for alias, version in client.get_registered_model(name).aliases.items()}
 
 
 def _ensure_name(client: MlflowClient, name: str) -> None:
@@ -109,6 +112,6 @@ def _create_version(
     client.finalize_logged_model(logged.model_id, "READY")
     for key, value in metrics.items():
         client.log_metric(run_id, metric_name(key), value, model_id=logged.model_id)
-    mlflow.set_tracking_uri(tracking_uri())
-    version = mlflow.register_model(logged.model_uri, name, tags={**tags, MODEL_ID: logged.model_id})
-    return client.get_model_version(name, version.version)
+    return client.create_model_version(
+        name, logged.artifact_location, run_id=run_id, tags={**tags, MODEL_ID: logged.model_id}, model_id=logged.model_id
+    )

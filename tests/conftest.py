@@ -1,7 +1,15 @@
-"""Settings for the whole suite: no hub, no analytics, no clock in property tests (machines are shared)."""
+"""Settings for the whole suite: no hub, no analytics, no clock in property tests (machines are shared), a home of its own."""
 
+import atexit
 import os
+import shutil
+import tempfile
 
+HOME = tempfile.mkdtemp(prefix="artiagent-tests-")
+atexit.register(shutil.rmtree, HOME, ignore_errors=True)
+os.environ["ARTIAGENT_HOME"] = HOME
+os.environ["ZENML_CONFIG_PATH"] = f"{HOME}/zenml"
+os.environ.pop("MLFLOW_TRACKING_URI", None)
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("ZENML_ANALYTICS_OPT_IN", "false")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

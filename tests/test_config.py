@@ -1,0 +1,103 @@
+import pytest
+import yaml
+
+from artiagent.config import Config, ConfigError, effective_config, load_config, parse_config
+from artiagent.store import checkout
+
+CONFIGS = checkout() / "configs"
+
+
+@pytest.fixture
+def path(tmp_path):
+    file = tmp_path / "c.yaml"
+    file.write_text("parameters:\n  config:\n    synthesis: {steps: 6}\n")
+    return file
+
+
+def test_nano_names_every_key_with_its_default():
+    tree = yaml.safe_load((CONFIGS / "nano.yaml").read_text())["parameters"]["config"]
+    assert load_config(CONFIGS / "nano.yaml") == Config()
+    assert tree == Config().model_dump(mode="json")
+
+
+@pytest.mark.parametrize("name", ["nano", "single_gpu", "paper"])
+def test_profiles_are_valid_and_keep_their_own_models(name):
+    config = load_config(CONFIGS / f"{name}.yaml")
+    profile = name.replace("_", "-")
+    assert config.profile == profile
+    assert config.registry.vlm_name == f"artiagent-vlm-{profile}"
+    assert config.registry.reward_name == f"artiagent-reward-{profile}"
+
+
+def test_paper_numbers():
+    config = load_config(CONFIGS / "paper.yaml")
+    s = config.synthesis
+    steps = [round(s.steps * f) for f in (s.pe_fraction, s.pe_fraction_remove, s.value_fraction)]
+    assert (s.steps, steps, s.value_blocks) == (25, [20, 24, 15], 19)
+    assert [stage.learning_rate for stage in config.sft.stages] == [1e-5, 1e-6]
+    assert config.sft.batch_pairs * 2 * config.sft.accumulate == 64
+
+
+def test_unknown_key_names_the_nearest_and_the_file(path):
+    with pytest.raises(ConfigError, match=r"c\.yaml: unknown key 'synthesis\.stepz'; did you mean 'steps'\?"):
+        load_config(path, ["synthesis.stepz=3"])
+
+
+def test_unknown_section(path):
+    with pytest.raises(ConfigError, match="did you mean 'curation'"):
+        load_config(path, ["curatoin.metric=ssim"])
+
+
+def test_unknown_key_in_a_list_of_sections():
+    with pytest.raises(ConfigError, match="did you mean 'annotations'"):
+        parse_config({"inputs": {"sets": [{"name": "a", "images": "b", "anotations": "c"}]}})
+
+
+def test_every_problem_is_reported(path):
+    with pytest.raises(ConfigError) as caught:
+        load_config(path, ["synthesis.steps=1", "planning.variants=0"])
+    assert "synthesis.steps" in str(caught.value)
+    assert "planning.variants" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [("steps", "expected section.key=value"), ("synthesis.steps.x=1", "is a value, not a section"), ("a=[1", "not valid")],
+)
+def test_malformed_overrides(path, override, message):
+    with pytest.raises(ConfigError, match=message):
+        load_config(path, [override])
+
+
+def test_overrides_win_and_touch_one_section(path):
+    before, after = load_config(path), load_config(path, ["synthesis.steps=9"])
+    assert (before.synthesis.steps, after.synthesis.steps) == (6, 9)
+    changed = [s for s in Config.model_fields if getattr(before, s) != getattr(after, s)]
+    assert changed == ["synthesis"]
+    assert before.synthesis.digest() != after.synthesis.digest()
+    assert before.planning.digest() == after.planning.digest()
+
+
+def test_missing_file_lists_the_others(path):
+    with pytest.raises(ConfigError, match=r"no such configuration file.*c\.yaml"):
+        load_config(path.with_name("d.yaml"))
+
+
+@pytest.mark.parametrize("text", ["", "[1, 2]", "parameters: {}", "parameters: {config: 3}", "a: ["])
+def test_not_a_run_configuration(tmp_path, text):
+    (tmp_path / "x.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=r"x\.yaml"):
+        load_config(tmp_path / "x.yaml")
+
+
+def test_own_images_replace_the_input_sets(path, tmp_path):
+    config = effective_config(path, [], str(tmp_path), str(tmp_path / "a.json"))
+    (only,) = config.inputs.sets
+    assert (only.images, only.annotations, only.scored) == (str(tmp_path), str(tmp_path / "a.json"), True)
+    with pytest.raises(ConfigError, match="without --images"):
+        effective_config(path, [], None, "a.json")
+
+
+def test_sections_are_immutable():
+    with pytest.raises(ValueError, match="frozen"):
+        Config().synthesis.steps = 3
