@@ -46,8 +46,7 @@ CURVES, STAMP = "training.json", "finetune.json"
 
 
 def finetune(section: SftSection, conversations: DatasetRef, base: CheckpointRef, out: Path) -> CheckpointRef:
-    """Fine-tune ``base`` and write the full model folder, processor, ``adapter/`` (LoRA) and ``training.json`` to
-    ``out``.
+    """Fine-tune ``base``; ``out`` gets the full model folder, processor, ``adapter/`` (LoRA) and ``training.json``.
 
     Resumes after a kill: finished stages are kept, an unfinished one goes on from its last checkpoint. Raises
     ValueError when ``out`` belongs to other inputs, or when a training conversation lacks its twin.
@@ -73,7 +72,6 @@ def finetune(section: SftSection, conversations: DatasetRef, base: CheckpointRef
     speed = seen / (time.monotonic() - started)
     _export(section, base, weights, out)
     write_atomic(out / CURVES, json.dumps(curves, indent=1).encode())
-    shutil.rmtree(out / "stages")
     made = {"stamp": stamp, "method": section.method, "base_sha256": base.sha256, "bfloat16": mixed_precision(section)}
     write_atomic(out / STAMP, json.dumps(made, indent=1).encode())
     return _complete(out, stamp, base, {"samples_per_second": round(speed, 2)})
@@ -87,6 +85,7 @@ def _complete(
         raise ValueError(
             f"{out}: holds a model made from other inputs ({found[:12]}, expected {stamp[:12]}); use another folder"
         )
+    shutil.rmtree(out / "stages", ignore_errors=True)
     curves = json.loads((out / CURVES).read_text())
     last = {name: value for point in curves for name, value in point.items() if name != "stage"}
     ref = checkpoint_ref("tuned", str(out))
@@ -114,9 +113,7 @@ def _paired_rows(conversations: DatasetRef, split: str, cache: Path) -> Dataset:
 def _train_stage(
     section: SftSection, stage: SftStage, rows: dict[str, Dataset], *, base: CheckpointRef, weights: Path, folder: Path
 ) -> int:
-    """Train one stage from ``weights`` and leave ``weights/`` and its curve in ``folder``. Returns the samples seen
-    now.
-    """
+    """Train from ``weights``; leave ``weights/`` and the curve in ``folder``. Returns the samples seen in this run."""
     set_seed(section.seed)
     processor = load_processor(section, base)
     model = _trainable(section, stage, base, weights)
