@@ -21,9 +21,8 @@ from torch import Tensor, nn
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcessor, CLIPTokenizer
 
 from artiagent.nano.export import replacing
-from artiagent.nano.flux import bf16_is_native, describe_machine
-from artiagent.nano.flux_loop import Progress, Schedule, fit
 from artiagent.nano.flux_text import TEXT_TOKENS, build_clip_tokenizer
+from artiagent.nano.loop import Progress, Schedule, bf16_is_native, describe_machine, fit
 from artiagent.nano.scene_pool import ScenePool, augmented_view
 from artiagent.nano.scenes import CAPTION_WORDS, TRAIN_SEEDS, render_scene
 from artiagent.nano.views import View, patch_classes, patch_labels

@@ -7,7 +7,6 @@ usable folder is exported early and replaced every few minutes.
 import argparse
 import json
 import os
-import platform
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -22,7 +21,6 @@ from tqdm import tqdm
 
 from artiagent.nano.export import replacing
 from artiagent.nano.flux_export import assemble, export_folder
-from artiagent.nano.flux_loop import Progress, Schedule
 from artiagent.nano.flux_text import (
     build_clip_tokenizer,
     build_t5_tokenizer,
@@ -31,6 +29,7 @@ from artiagent.nano.flux_text import (
 )
 from artiagent.nano.flux_transformer import LatentCache, TextConditionedFlow, build_flow, pack, train_flow
 from artiagent.nano.flux_vae import CHANNELS, encode_latents, train_vae
+from artiagent.nano.loop import Progress, Schedule, bf16_is_native, describe_machine
 from artiagent.nano.scenes import TRAIN_SEEDS, render_scene
 
 
@@ -194,20 +193,6 @@ def build_cache(latents: Tensor, captions: Sequence[str], clip: Any, t5: Any) ->
     return LatentCache(
         latents, ids(clip, captions), ids(t5, captions), ids(clip, [""]), ids(t5, [""]), round(latents.shape[1] ** 0.5)
     )
-
-
-def bf16_is_native(device: str) -> bool:
-    """Whether bfloat16 matrix products are done in hardware; elsewhere autocast would slow training down."""
-    if device == "cuda":
-        return torch.cuda.is_bf16_supported()
-    capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
-    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
-
-
-def describe_machine(device: str, threads: int) -> dict[str, Any]:
-    """What the figures were measured on."""
-    name = torch.cuda.get_device_name() if device == "cuda" else platform.processor() or platform.machine()
-    return {"device": name, "cores": os.cpu_count(), "threads": threads, "torch": torch.__version__}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

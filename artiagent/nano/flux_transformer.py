@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import CLIPTextModel, T5EncoderModel
 
-from artiagent.nano.flux_loop import Progress, Schedule, fit
 from artiagent.nano.flux_text import WIDTH, build_clip_encoder, build_t5_encoder
+from artiagent.nano.loop import Progress, Schedule, fit
 
 TIME_SHIFT = 0.5  # mu of FLUX's dynamic shift at 256 image tokens
 CAPTION_DROPOUT = 0.1

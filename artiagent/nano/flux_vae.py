@@ -12,7 +12,7 @@ from diffusers import AutoencoderKL
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from artiagent.nano.flux_loop import Progress, Schedule, fit
+from artiagent.nano.loop import Progress, Schedule, fit
 
 CHANNELS = (16, 32, 64)
 LATENT_CHANNELS = 8

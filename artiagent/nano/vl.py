@@ -19,8 +19,7 @@ from torch import Tensor, nn
 from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor
 
 from artiagent.nano.export import replacing
-from artiagent.nano.flux import bf16_is_native, describe_machine
-from artiagent.nano.flux_loop import Progress, Schedule, fit
+from artiagent.nano.loop import Progress, Schedule, bf16_is_native, describe_machine, fit
 from artiagent.nano.scene_pool import ScenePool, augmented_view
 from artiagent.nano.scenes import TRAIN_SEEDS
 from artiagent.nano.vl_batches import Batch, Packer, ask_many

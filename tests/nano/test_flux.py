@@ -14,7 +14,7 @@ from torch import nn
 
 from artiagent.nano.flux import FluxRecipe, render_scenes, train_flux
 from artiagent.nano.flux_export import build_scheduler
-from artiagent.nano.flux_loop import Schedule, fit
+from artiagent.nano.loop import Schedule, fit
 from artiagent.nano.flux_text import (
     TEXT_TOKENS,
     build_clip_tokenizer,

@@ -1,4 +1,4 @@
-"""One resumable training loop for both stages of nano-FLUX: AdamW, warm-up and cosine, EMA, checkpoints.
+"""One resumable training loop for all nano models: AdamW, warm-up and cosine, EMA, checkpoints.
 
 Knows: budgets, the learning rate, what a checkpoint holds. Does not know: what is being trained or on which data.
 
@@ -10,10 +10,12 @@ import copy
 import json
 import math
 import os
+import platform
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -187,6 +189,21 @@ def _record(state: TrainingState, losses: list[float], checkpoint: Path, on_save
     point = {"step": progress.step, "seconds": round(progress.seconds, 1), "loss": sum(losses) / len(losses)}
     progress.curve.append(point)
     losses.clear()
+    state.save(checkpoint)  # before the export: if that fails, nothing is lost
     if on_save is not None:
         point |= on_save(state.ema, progress)
-    state.save(checkpoint)
+        state.save(checkpoint)
+
+
+def bf16_is_native(device: str) -> bool:
+    """Whether bfloat16 matrix products are done in hardware; elsewhere autocast would slow training down."""
+    if device == "cuda":
+        return torch.cuda.is_bf16_supported()
+    capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+
+
+def describe_machine(device: str, threads: int) -> dict[str, Any]:
+    """What the figures were measured on."""
+    name = torch.cuda.get_device_name() if device == "cuda" else platform.processor() or platform.machine()
+    return {"device": name, "cores": os.cpu_count(), "threads": threads, "torch": torch.__version__}
