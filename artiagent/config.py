@@ -126,7 +126,7 @@ class CurationSection(Section):
     seam_max: float = Field(default=4.0, gt=0)
     judge: Literal["local", "none"] = "local"
     judge_batch: int = Field(default=32, ge=1)
-    judge_margin: float = 0.0  # how far P(yes) must rise (add) or fall (remove), twin to artifact
+    judge_margin: float = 0.001  # how far P(yes) must rise (add) or fall (remove); benign injections move it less
     judge_slack: float = 0.4  # how far it may rise (distort, fuse)
     device: str = "auto"
     threads: int = Field(default=2, ge=1)
