@@ -57,7 +57,12 @@ def parser() -> argparse.ArgumentParser:
     ui = _add(commands, "ui", "MLflow and the ZenML dashboard on 127.0.0.1 until Ctrl-C", _pipelines("ui"))
     ui.add_argument("--mlflow-port", type=int, default=5000)
     ui.add_argument("--zenml-port", type=int, default=8237)
-    _add(commands, "doctor", "device, weights, remotes, credentials, versions; exit code 1 when something is missing", doctor)
+    _add(
+        commands,
+        "doctor",
+        "device, weights, remotes, credentials, versions; exit code 1 when something is missing",
+        doctor,
+    )
     return top
 
 
@@ -65,7 +70,9 @@ def _run_parser(commands: argparse._SubParsersAction) -> None:
     run = _add(commands, "run", "the whole chain as a ZenML pipeline, tracked and registered", _pipelines("run"))
     _config_options(run)
     _image_options(run)
-    run.add_argument("--stack", metavar="NAME", help="ZenML stack to run on (see infra/stacks/); default: the active one")
+    run.add_argument(
+        "--stack", metavar="NAME", help="ZenML stack to run on (see infra/stacks/); default: the active one"
+    )
 
 
 def _library_parsers(commands: argparse._SubParsersAction) -> None:
@@ -76,7 +83,9 @@ def _library_parsers(commands: argparse._SubParsersAction) -> None:
     judge = _add(commands, "evaluate", "a vision-language model on the benchmark", evaluate)
     _config_options(judge)
     judge.add_argument("--model", required=True, help="model folder, hub id, or models:/NAME@ALIAS of the registry")
-    judge.add_argument("--benchmark", type=Path, help="Parquet file in ArtiBench's layout; default: the configuration's")
+    judge.add_argument(
+        "--benchmark", type=Path, help="Parquet file in ArtiBench's layout; default: the configuration's"
+    )
     judge.add_argument("--out", type=Path, help="folder for predictions and evaluation.json; default: in the store")
     look = _add(commands, "inspect", "verdict, boxes and explanation for one image", inspect)
     look.add_argument("image", type=Path)
@@ -92,7 +101,9 @@ def _runs_parser(commands: argparse._SubParsersAction) -> None:
     compare = _add(runs, "compare", "what differs between two runs", _pipelines("compare_runs"))
     compare.add_argument("a")
     compare.add_argument("b")
-    again = _add(runs, "reproduce", "repeat a run from its revision, lock, data; compare digests", _pipelines("reproduce_run"))
+    again = _add(
+        runs, "reproduce", "repeat a run from its revision, lock, data; compare digests", _pipelines("reproduce_run")
+    )
     again.add_argument("run")
     again.add_argument("--workdir", metavar="DIR", help="keep the work tree and the new run there")
 
@@ -111,7 +122,9 @@ def _nano_parser(commands: argparse._SubParsersAction) -> None:
     bench.add_argument("--out", type=Path, default=Path("data/artibench-nano"))
     bench.add_argument("--count", type=int, default=200)
     bench.add_argument("--seed", type=int, default=0)
-    bench.add_argument("--generator", default="data/weights/nano-flux", help="FluxPipeline folder both classes pass through")
+    bench.add_argument(
+        "--generator", default="data/weights/nano-flux", help="FluxPipeline folder both classes pass through"
+    )
     photos = _add(kinds, "photos", "write the photographs with their hand-made annotations", _nano("photos"))
     photos.add_argument("--out", type=Path, default=Path("data/photos"))
 
@@ -127,7 +140,9 @@ def _add(
 
 def _config_options(to: argparse.ArgumentParser) -> None:
     to.add_argument("--config", type=_config_path, default=NANO, help=f"run configuration (default {NANO})")
-    to.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="e.g. synthesis.steps=8; repeatable")
+    to.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="e.g. synthesis.steps=8; repeatable"
+    )
 
 
 def _config_path(text: str) -> Path:
@@ -230,7 +245,10 @@ def _model(location: str) -> CheckpointRef:
 
 
 def _pipelines(name: str) -> Command:
-    return lambda arguments: getattr(_pipelines_module(), name)(arguments)
+    def command(arguments: argparse.Namespace) -> int:
+        return getattr(_pipelines_module(), name)(arguments)
+
+    return command
 
 
 def _pipelines_module() -> ModuleType:

@@ -49,7 +49,11 @@ def examine(config: Config | None = None) -> int:
         mark = {True: "ok", False: "MISSING", None: "-"}[f.ok]
         print(f"{f.topic:<12} {f.name:<22} {mark:<8} {f.value}")
     wanting = [f.name for f in findings if f.ok is False]
-    print(f"{len(wanting)} problems: {', '.join(wanting)}" if wanting else "everything that the configuration needs is here")
+    print(
+        f"{len(wanting)} problems: {', '.join(wanting)}"
+        if wanting
+        else "everything that the configuration needs is here"
+    )
     return int(bool(wanting))
 
 

@@ -88,5 +88,7 @@ def _rows(benchmark: Path) -> int:
 
     files = [benchmark] if benchmark.is_file() else sorted(benchmark.rglob("*.parquet"))
     if not files:
-        raise ValueError(f"{benchmark}: no Parquet file; expected a benchmark with columns image, has_artifacts, bboxes")
+        raise ValueError(
+            f"{benchmark}: no Parquet file; expected a benchmark with columns image, has_artifacts, bboxes"
+        )
     return sum(pq.read_metadata(file).num_rows for file in files)

@@ -1,7 +1,7 @@
 """Pushes a derived data set to its own DVC remote and keeps a pointer per digest.
 
-The derived sets live in a DVC repository of their own (no git) below the project's home, apart from ``data.dvc``: inputs
-are never rewritten by a run and ``git status`` stays clean. Publishing the same digest again does nothing.
+The derived sets live in a DVC repository of their own (no git) below the project's home, apart from ``data.dvc``:
+inputs are never rewritten by a run and ``git status`` stays clean. Publishing the same digest again does nothing.
 """
 
 from __future__ import annotations

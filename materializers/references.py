@@ -1,7 +1,7 @@
 """Materializers of DatasetRef, CheckpointRef and EvaluationReport.
 
-A reference is stored, never what it points to. The content hash is the digest of what it points to, so a stage that runs
-again and makes the same data leaves everything behind it cached; costs and provenance in ``summary`` do not enter.
+A reference is stored, never what it points to. The content hash is the digest of what it points to, so a stage that
+runs again and makes the same data leaves everything behind it cached; costs and provenance in ``summary`` stay out.
 """
 
 from __future__ import annotations

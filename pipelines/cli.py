@@ -1,4 +1,4 @@
-"""The commands that need ZenML or MLflow: run, runs list | compare | reproduce, ui. Imported by ``artiagent.cli`` lazily."""
+"""The commands that need ZenML or MLflow: run, runs list | compare | reproduce, ui. Loaded lazily."""
 
 from __future__ import annotations
 
@@ -112,10 +112,11 @@ def versions(folder: Path) -> list[str]:
     """One line per registered model version."""
     from steps.register import REGISTERED
 
-    return [
-        f"registered:  {r['name']} version {r['version']} ({', '.join(r['aliases'])}){'' if r['created'] else ', unchanged'}"
-        for r in json.loads((folder / REGISTERED).read_text())
-    ]
+    lines = []
+    for r in json.loads((folder / REGISTERED).read_text()):
+        news = "" if r["created"] else ", unchanged"
+        lines.append(f"registered:  {r['name']} version {r['version']} ({', '.join(r['aliases'])}){news}")
+    return lines
 
 
 def list_runs(arguments: argparse.Namespace) -> int:
@@ -165,4 +166,3 @@ def ui(arguments: argparse.Namespace) -> int:
 def _short(value: Any) -> str:
     text = "-" if value is None else str(value)
     return text if len(text) <= 38 else f"{text[:35]}..."
-

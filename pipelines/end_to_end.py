@@ -1,4 +1,4 @@
-"""The whole mission as one pipeline: images -> scenes -> plan -> pairs -> curated set -> models -> scores -> registry."""
+"""The whole mission as one pipeline: images, scenes, plan, pairs, curated set, models, scores, registry."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """An isolated, quiet ZenML below the project's home; must be prepared before zenml is imported.
 
-Settings that are already in the environment win, so that a remote ZenML server or MLflow server is used where configured.
+Settings that are already in the environment win: a remote ZenML or MLflow server is used where one is configured.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Repeats a run from what its record says and compares every digest.
 
-Revision and uncommitted changes are restored in a work tree of their own, the environment from its lock, the data from its
-DVC pointer; the derived stores start empty, so that nothing of the first run is reused.
+Revision and uncommitted changes are restored in a work tree of their own, the environment from its lock, the data from
+its DVC pointer; the derived stores start empty, so that nothing of the first run is reused.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def reproduce(name: str, workdir: Path | None = None) -> int:
 
 
 def restore(record: RunRecord, folder: Path, root: Path) -> Path:
-    """Work tree with the run's commit and changes, data from its pointer, environment from its lock; its interpreter."""
+    """Work tree with the run's commit and changes, data from its pointer; returns the interpreter of its lock."""
     commit = record.revision.removesuffix("+dirty")
     if _git("cat-file", "-e", f"{commit}^{{commit}}", check=False):
         raise ValueError(f"run {record.name}: commit {commit[:12]} is not in this repository; fetch it first")

@@ -1,7 +1,7 @@
 """Runs as folders: what was run, from which sources and inputs, with which results. Found, listed and compared by name.
 
-``runs/<name>/run.json`` is written before a run and completed after it; ``config.yaml`` beside it is the exact ZenML run
-configuration and ``changes.diff`` what the checkout had on top of its commit.
+``runs/<name>/run.json`` is written before a run and completed after it; ``config.yaml`` beside it is the exact ZenML
+run configuration and ``changes.diff`` what the checkout had on top of its commit.
 """
 
 from __future__ import annotations
@@ -59,7 +59,9 @@ def identify(config: Config, digests: dict[str, str], sources: dict[str, str]) -
     return f"{config.profile}-{stable_hash(config.digest(), *parts, length=8)}"
 
 
-def open_run(config: Config, digests: dict[str, str], stages: tuple[str, ...], document: dict[str, Any], root: Path) -> RunRecord:
+def open_run(
+    config: Config, digests: dict[str, str], stages: tuple[str, ...], document: dict[str, Any], root: Path
+) -> RunRecord:
     """Create (or renew) the folder of a run before it starts.
 
     Args:

@@ -25,7 +25,9 @@ class Meter:
         self._sampler.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.seconds = round(time.perf_counter() - self._start, 2)
         self._over.set()
         self._sampler.join()

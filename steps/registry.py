@@ -1,7 +1,7 @@
 """Model folders in MLflow's registry: one version per weights, moved by aliases.
 
-A version is identified by the sha256 of its weights: registering the same weights again changes nothing. ``challenger`` is
-the newest candidate; the first version a name ever gets becomes ``champion`` too, so that there is always one to beat.
+A version is identified by the sha256 of its weights: registering the same weights again changes nothing. ``challenger``
+is the newest candidate; the first version a name ever gets becomes ``champion`` too, so that there is one to beat.
 """
 
 from __future__ import annotations
@@ -113,5 +113,9 @@ def _create_version(
     for key, value in metrics.items():
         client.log_metric(run_id, metric_name(key), value, model_id=logged.model_id)
     return client.create_model_version(
-        name, logged.artifact_location, run_id=run_id, tags={**tags, MODEL_ID: logged.model_id}, model_id=logged.model_id
+        name,
+        logged.artifact_location,
+        run_id=run_id,
+        tags={**tags, MODEL_ID: logged.model_id},
+        model_id=logged.model_id,
     )

@@ -16,13 +16,12 @@ from zenml import get_step_context, step
 from zenml.config.cache_policy import CachePolicy
 from zenml.steps import BaseStep
 
+import materializers  # noqa: F401  (registers how references are stored)
 from artiagent.config import Section
 from artiagent.lineage import git_revision, stage_digest, stage_files
 from artiagent.records import CheckpointRef, DatasetRef, EvaluationReport, stable_hash
 from artiagent.store import checkout, dataset_dir, home
 from steps.measure import Meter
-
-import materializers  # noqa: F401  (registers how references are stored)
 
 Ref = DatasetRef | CheckpointRef | EvaluationReport
 R = TypeVar("R", bound=Ref)

@@ -9,6 +9,7 @@ import json
 import os
 import re
 import time
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -79,7 +80,9 @@ def log_run(client: MlflowClient, config: Config, name: str, refs: dict[str, Ref
 
 def find_run(client: MlflowClient, experiment_id: str, name: str, stage: str) -> str | None:
     """Id of the MLflow run of a pipeline run's stage ("pipeline" for the whole), or None."""
-    found = client.search_runs([experiment_id], f"tags.`{RUN}` = '{name}' and tags.`{STAGE}` = '{stage}'", max_results=1)
+    found = client.search_runs(
+        [experiment_id], f"tags.`{RUN}` = '{name}' and tags.`{STAGE}` = '{stage}'", max_results=1
+    )
     return found[0].info.run_id if found else None
 
 
@@ -168,9 +171,14 @@ def _log_inputs(client: MlflowClient, run: str, refs: dict[str, Ref]) -> None:
 
 
 def _as_input(ref: DatasetRef) -> DatasetInput:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # MLflow registers its source of local files twice and says so
+        source = resolve_dataset_source(ref.uri)
     # MLflow cuts digests to 36 characters; the whole one travels as a tag.
-    data = MetaDataset(resolve_dataset_source(ref.uri), name=ref.kind, digest=ref.digest[:32])
-    return DatasetInput(data._to_mlflow_entity(), tags=[InputTag("digest", ref.digest), InputTag("rows", str(ref.rows))])
+    data = MetaDataset(source, name=ref.kind, digest=ref.digest[:32])
+    return DatasetInput(
+        data._to_mlflow_entity(), tags=[InputTag("digest", ref.digest), InputTag("rows", str(ref.rows))]
+    )
 
 
 def _curves(ref: Ref) -> Iterator[Metric]:

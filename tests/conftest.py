@@ -1,4 +1,4 @@
-"""Settings for the whole suite: no hub, no analytics, no clock in property tests (machines are shared), a home of its own."""
+"""Settings for the whole suite: no hub, no analytics, a home of its own, no clock in property tests."""
 
 import atexit
 import os

@@ -62,7 +62,11 @@ def test_every_problem_is_reported(path):
 
 @pytest.mark.parametrize(
     ("override", "message"),
-    [("steps", "expected section.key=value"), ("synthesis.steps.x=1", "is a value, not a section"), ("a=[1", "not valid")],
+    [
+        ("steps", "expected section.key=value"),
+        ("synthesis.steps.x=1", "is a value, not a section"),
+        ("a=[1", "not valid"),
+    ],
 )
 def test_malformed_overrides(path, override, message):
     with pytest.raises(ConfigError, match=message):

@@ -10,7 +10,16 @@ from hypothesis import strategies as st
 
 from artiagent.records import Record
 from artiagent.store import (
-    DatasetWriter, Row, StoreError, dataset_dir, file_sha256, folder_sha256, home, open_dataset, read_rows, write_atomic,
+    DatasetWriter,
+    Row,
+    StoreError,
+    dataset_dir,
+    file_sha256,
+    folder_sha256,
+    home,
+    open_dataset,
+    read_rows,
+    write_atomic,
 )  # fmt: skip
 
 
@@ -54,9 +63,7 @@ def test_digest_depends_on_keys_and_contents_alone(tmp_path_factory, keys, shard
 
 def test_digest_sees_keys_records_and_images(tmp_path):
     digests = set()
-    for index, changed in enumerate(
-        (row("a"), row("b"), row("a", 4), Row("a", Note(text="other"), {"image": b"aaa"}))
-    ):
+    for index, changed in enumerate((row("a"), row("b"), row("a", 4), Row("a", Note(text="other"), {"image": b"aaa"}))):
         writer = DatasetWriter(tmp_path / str(index), "notes", ("image",))
         writer.write("x", [changed])
         digests.add(writer.finish().digest)

@@ -22,7 +22,9 @@ def scenes(arguments: argparse.Namespace) -> int:
 
     seeds = range(arguments.first_seed, arguments.first_seed + arguments.count)
     if not (seeds and seeds[0] in SOURCE_SEEDS and seeds[-1] in SOURCE_SEEDS):
-        raise ValueError(f"seeds {seeds}: expected at least one, all inside {SOURCE_SEEDS} (others train or test models)")
+        raise ValueError(
+            f"seeds {seeds}: expected at least one, all inside {SOURCE_SEEDS} (others train or test models)"
+        )
     print(write_scene_set(arguments.out, seeds))
     return 0
 

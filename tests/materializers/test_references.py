@@ -14,7 +14,12 @@ DATASET = DatasetRef(kind="pairs", uri="/a/b", digest="d" * 64, rows=7, summary=
 CHECKPOINT = CheckpointRef(name="tuned", uri="/m", sha256="e" * 64, summary={"lineage.run": "nano-1"})
 SCORE = Interval(value=0.5, low=0.4, high=0.6, n=20)
 REPORT = EvaluationReport(
-    benchmark="b", benchmark_sha256="f" * 64, prompt_hash="p", n=20, n_faulty=10, scores={"<tuned>": {"macro_f1": SCORE}}
+    benchmark="b",
+    benchmark_sha256="f" * 64,
+    prompt_hash="p",
+    n=20,
+    n_faulty=10,
+    scores={"<tuned>": {"macro_f1": SCORE}},
 )
 
 

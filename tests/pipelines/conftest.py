@@ -1,0 +1,128 @@
+"""A whole project in miniature: real store, ZenML, MLflow and DVC; the stages write one row each."""
+
+import importlib
+import json
+from types import SimpleNamespace
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import yaml
+
+from artiagent import cli
+from artiagent.records import CheckpointRef, EvaluationReport, Interval, Prediction
+from artiagent.store import DatasetWriter, Row, folder_sha256
+
+HALF = Interval(value=0.5, low=0.4, high=0.6, n=10)
+FUNNEL = {"scored": {"tools": {}, "pairs": {"tried": 1, "accepted": 1}}}
+
+
+class TinyStages:
+    """Stand-ins for the library's stage functions; ``calls`` says which ran, ``fail`` which shall raise."""
+
+    def __init__(self):
+        self.calls, self.fail = [], None
+
+    def install(self, patch):
+        stages = {
+            "perception.stage.perceive": lambda s, sets, out: self.rows("scenes", out, *(x.name for x in sets)),
+            "synthesis.planner.plan": lambda s, scenes, patch, out: self.rows("jobs", out, scenes.digest, s.seed),
+            "synthesis.stage.synthesize": lambda s, scenes, jobs, g, out: self.rows("pairs", out, jobs.digest, s.steps),
+            "curation.stage.curate": self.curate,
+            "instruction.conversations.build_conversations": lambda s, curated, scenes, out: self.rows(
+                "conversations", out, curated.digest
+            ),
+            "learning.sft.finetune": lambda s, conversations, base, out: self.model("tuned", out, conversations.digest),
+            "learning.reward.train_reward": lambda s, curated, clip, out: self.model("reward", out, curated.digest),
+            "evaluation.stage.predict": lambda s, model, bench, out, name: self.rows(
+                f"predictions-{name}", out, model.sha256
+            ),
+            "evaluation.stage.score": self.score,
+            "report.write_report": self.report,
+        }
+        for name, stage in stages.items():
+            module, function = name.rsplit(".", 1)
+            patch.setattr(importlib.import_module(f"artiagent.{module}"), function, stage)
+        patch.setattr("artiagent.report.summary.text_table", lambda summary: f"table of {summary['run']}")
+
+    def begin(self, name):
+        self.calls.append(name)
+        if self.fail == name:
+            raise ValueError(f"{name}: no usable input; give at least one")
+
+    def rows(self, kind, out, *content):
+        self.begin(kind)
+        writer = DatasetWriter(out, kind)
+        text = " ".join(map(str, content))
+        writer.write(
+            "a",
+            [Row("k", Prediction(item_id=text, model="m", model_sha256="s", prompt_hash="p", verdict=True, score=0.5))],
+        )
+        return writer.finish({"count": 1})
+
+    def curate(self, section, pairs, scenes, judge, out):
+        ref = self.rows("curated", out, pairs.digest, section.seam_max)
+        (out / "funnel.json").write_text(json.dumps(FUNNEL))
+        return ref
+
+    def model(self, name, out, *content):
+        self.begin(name)
+        out.mkdir(parents=True, exist_ok=True)
+        (out / "weights.txt").write_text(" ".join(content))
+        (out / "training.json").write_text(
+            json.dumps([{"stage": "language", "step": i, "loss": 1 / i} for i in (1, 2)])
+        )
+        return CheckpointRef(name=name, uri=str(out), sha256=folder_sha256(out), summary={"accuracy_within": 0.7})
+
+    def score(self, section, benchmark, predictions, out):
+        self.begin("evaluation")
+        return EvaluationReport(
+            benchmark="b", benchmark_sha256="x", prompt_hash="p", n=10, n_faulty=5,
+            scores={"base": {"macro_f1": HALF}, "tuned": {"macro_f1": HALF}}, models={"base": "1", "tuned": "2"},
+        )  # fmt: skip
+
+    def report(self, folder, bundle):
+        stages = {stage: {"seconds": ref.summary["seconds"]} for stage, ref in bundle["refs"].items()}
+        scores = {"tuned": {"macro_f1": HALF.model_dump()}}
+        summary = {"run": bundle["name"], "stages": stages, "evaluation": {"scores": scores}, "reward": {}}
+        (folder / "summary.json").write_text(json.dumps(summary))
+        (folder / "report.html").write_text("<html></html>")
+        self.bundle = bundle
+
+
+@pytest.fixture(scope="session")
+def inputs(tmp_path_factory):
+    """Smallest inputs that the run accepts: one image, three model folders, one benchmark row."""
+    folder = tmp_path_factory.mktemp("inputs")
+    pq.write_table(pa.table({"file_name": ["a.png"], "image": [b"x"]}), folder / "images.parquet")
+    pq.write_table(pa.table({"image": [b"x"]}), folder / "benchmark.parquet")
+    (folder / "annotations.json").write_text("{}")
+    for model in ("generator", "vlm", "clip"):
+        (folder / model).mkdir()
+        (folder / model / "weights.txt").write_text(model)
+    config = {
+        "profile": "tiny",
+        "inputs": {
+            "sets": [{"name": "s", "images": f"{folder}/images.parquet", "annotations": f"{folder}/annotations.json"}],
+            "benchmark": f"{folder}/benchmark.parquet",
+            **{model: f"{folder}/{model}" for model in ("generator", "vlm", "clip")},
+        },
+        "registry": {"vlm_name": "artiagent-vlm-tiny", "reward_name": "artiagent-reward-tiny"},
+    }
+    (folder / "tiny.yaml").write_text(yaml.safe_dump({"parameters": {"config": config}}))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def project(inputs):
+    """``run(*options)`` runs the command line on the tiny project and tells what happened."""
+    stages = TinyStages()
+    with pytest.MonkeyPatch.context() as patch:
+        stages.install(patch)
+
+        def run(*options):
+            stages.calls.clear()
+            code = cli.main(["run", "--config", f"{inputs}/tiny.yaml", *options])
+            return SimpleNamespace(code=code, calls=list(stages.calls))
+
+        yield SimpleNamespace(run=run, stages=stages, folder=inputs)

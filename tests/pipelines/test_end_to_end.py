@@ -1,0 +1,161 @@
+"""Order matters in this file: every test runs the same small project once more, changed or not."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from artiagent import cli
+from artiagent.publish import find_pointer
+from artiagent.store import home
+from pipelines.environment import prepare
+
+prepare()
+
+from zenml.client import Client  # noqa: E402
+
+from pipelines.runs import list_runs  # noqa: E402
+from steps.tracking import connect, experiment  # noqa: E402
+
+ALL = {
+    "scenes", "jobs", "pairs", "curated", "conversations", "tuned", "predictions-base", "predictions-tuned",
+    "evaluation", "reward",
+}  # fmt: skip
+
+
+def versions():
+    """Everything that may only grow when something new was made."""
+    client, mlflow = Client(), connect()
+    return {
+        "artifacts": client.list_artifact_versions(size=1).total,
+        "model versions": client.list_model_versions(model="artiagent", size=1).total,
+        "registered": len(mlflow.search_model_versions()),
+        "tracked": len(mlflow.search_runs([experiment(mlflow, "tiny")])),
+        "published": len(list((home() / "datasets" / "pointers").glob("*.json"))),
+        "reports": len(list_runs()),
+    }
+
+
+@pytest.fixture(scope="module")
+def first(project):
+    result = project.run()
+    return result, versions(), list_runs()[-1]
+
+
+def test_first_run_executes_everything(first):
+    result, made, record = first
+    assert result.code == 0
+    assert set(result.calls) == ALL
+    assert made["registered"] == 2
+    assert made["published"] == 1
+    assert made["tracked"] == 12  # the pipeline and its eleven stages
+    assert record.finished
+    assert not any(stage.cached for stage in record.stages.values())
+    folder = home() / "runs" / record.name
+    assert {p.name for p in folder.iterdir()} == {
+        "config.yaml", "changes.diff", "run.json", "registered.json", "report.html", "summary.json",
+    }  # fmt: skip
+
+
+def test_outputs_carry_their_origin(first, project):
+    refs, record = project.stages.bundle["refs"], first[2]
+    summary = refs["finetune"].summary
+    assert summary["lineage.run"] == record.name
+    assert summary["lineage.code"] == record.sources["finetune"]
+    assert summary["lineage.weights"] == f"vlm:{record.inputs['vlm']}"
+    assert summary["lineage.data"] == f"conversations:{refs['instruct'].digest}"
+    assert {"seconds", "peak_mb", "lineage.revision", "lineage.section"} <= set(summary)
+    metadata = Client().get_artifact_version("tuned").run_metadata
+    assert metadata["sha256"] == refs["finetune"].sha256
+    assert metadata["lineage.run"] == record.name
+
+
+def test_published_set_is_the_curated_one(first, project):
+    curated = project.stages.bundle["refs"]["curate"]
+    pointer = find_pointer(curated.digest)
+    data = Path(pointer.remote) / "files" / "md5" / pointer.md5[:2] / pointer.md5[2:]
+    names = {entry["relpath"] for entry in json.loads(data.read_text())}
+    assert {"manifest.json", "funnel.json"} <= names
+
+
+def test_tracking_holds_parameters_curves_and_data(first):
+    client, record = connect(), first[2]
+    runs = {r.info.run_name: r for r in client.search_runs([experiment(client, "tiny")])}
+    tuned = runs["finetune"]
+    assert tuned.data.tags["mlflow.parentRunId"] == runs[record.name].info.run_id
+    assert tuned.data.params["lora_rank"] == "16"
+    assert [m.value for m in client.get_metric_history(tuned.info.run_id, "language/loss")] == [1.0, 0.5]
+    (data,) = runs["curate"].inputs.dataset_inputs
+    assert {t.key: t.value for t in data.tags}["digest"] == record.stages["curate"].digest
+    assert runs[record.name].data.metrics["tuned/macro_f1"] == 0.5
+
+
+def test_unchanged_run_executes_nothing_and_makes_nothing(first, project, capsys):
+    result = project.run()
+    assert (result.code, result.calls) == (0, [])
+    assert versions() == first[1]
+    record = list_runs()[-1]
+    assert record.name == first[2].name
+    assert all(stage.cached for stage in record.stages.values())
+    assert "nothing, every stage was cached" in capsys.readouterr().out
+
+
+def test_one_parameter_runs_only_what_depends_on_it(first, project):
+    result = project.run("--set", "synthesis.steps=5")
+    assert set(result.calls) == ALL - {"scenes", "jobs", "predictions-base"}
+    after = versions()
+    assert (after["registered"], after["published"], after["reports"]) == (4, 2, 2)
+    client = connect()
+    aliases = client.get_registered_model("artiagent-vlm-tiny").aliases
+    assert {alias: str(v) for alias, v in aliases.items()} == {"champion": "1", "challenger": "2"}
+    parent = client.search_runs([experiment(client, "tiny")], f"tags.`artiagent.run` = '{list_runs()[-1].name}'")
+    tags = next(r.data.tags for r in parent if r.data.tags["artiagent.stage"] == "pipeline")
+    assert {k for k in tags if k.startswith("cached.")} == {
+        "cached.ingest", "cached.perceive", "cached.plan", "cached.evaluate_base"
+    }  # fmt: skip
+
+
+def test_same_result_of_a_changed_stage_leaves_the_rest_cached(first, project):
+    result = project.run("--set", "planning.strips=3")  # the tiny planner ignores it: equal digest
+    assert result.calls == ["jobs"]
+
+
+def test_failing_stage_is_one_clear_line(first, project, capsys):
+    before = versions()
+    project.stages.fail = "reward"
+    try:
+        result = project.run("--set", "reward.epochs=7")
+    finally:
+        project.stages.fail = None
+    assert result.code == 2
+    assert capsys.readouterr().err.strip().splitlines()[-1] == "artiagent: reward: no usable input; give at least one"
+    assert versions()["registered"] == before["registered"]
+    assert not list_runs()[-1].finished
+
+
+def test_interrupted_stage_says_how_to_go_on(first, project, capsys, monkeypatch):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("artiagent.learning.reward.train_reward", interrupt)
+    assert project.run("--set", "reward.epochs=8").code == 130
+    assert "run the same command again" in capsys.readouterr().err
+
+
+def test_runs_are_listed_and_compared(first, project, capsys):
+    names = [r.name for r in list_runs()]
+    assert cli.main(["runs", "list"]) == 0
+    listed = capsys.readouterr().out
+    assert all(name in listed for name in names)
+    assert "unfinished" in listed
+    assert cli.main(["runs", "compare", names[0], names[1]]) == 0
+    text = capsys.readouterr().out
+    assert "synthesis.steps" in text
+    assert "inputs: equal" in text
+    assert cli.main(["runs", "compare", names[0], "nano-00000000"]) == 2
+    assert "not found" in capsys.readouterr().err
+
+
+def test_unknown_stack_names_the_known(first, project, capsys):
+    assert project.run("--stack", "mars").code == 2
+    assert "known: default" in capsys.readouterr().err
