@@ -67,7 +67,7 @@ class PlanningSection(Section):
     """Toolbox parameters (spec: synthesis, section 3) and the seeded global plan."""
 
     seed: int = 0
-    variants: int = Field(default=4, ge=1, le=64)  # K artifact images per source
+    variants: int = Field(default=3, ge=1, le=64)  # K artifact images per source
     artifacts: tuple[float, ...] = (0.8, 0.15, 0.05)  # probability of 1, 2, 3 artifacts per image
     tools: dict[Literal["add", "remove", "distort", "fuse"], float] = Field(
         default_factory=lambda: {"add": 1.0, "remove": 1.0, "distort": 1.0, "fuse": 1.0}
