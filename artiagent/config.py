@@ -166,7 +166,9 @@ class SftSection(Section):
     warmup_ratio: float = 0.05
     weight_decay: float = 0.0
     accumulate: int = Field(default=1, ge=1)  # batches per optimizer step
-    context: Literal["dialogue", "alone"] = "alone"  # alone: every turn sees the image and itself only, as when it is asked
+    context: Literal["dialogue", "alone"] = (
+        "alone"  # alone: every turn sees the image and itself only, as when it is asked
+    )
     max_length: int = 2048
     image_pixels: int | None = Field(default=None, ge=1)  # budget per image; None: the base processor's
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"  # of the weights

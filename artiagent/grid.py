@@ -20,7 +20,7 @@ def patch_grid(mask: np.ndarray, patch: int) -> np.ndarray:
 
 
 def core_grid(mask: np.ndarray, patch: int) -> np.ndarray:
-    """Bool grid of the patches that ``mask`` [H, W] covers by at least half: cells whose content really is the object."""
+    """Bool grid of the patches that ``mask`` [H, W] covers by at least half: their content is the object."""
     height, width = mask.shape
     return mask.reshape(height // patch, patch, width // patch, patch).mean(axis=(1, 3)) >= 0.5
 

@@ -1,7 +1,7 @@
 """Ordered map over worker processes: one model replica per process, one thread each.
 
-On a CPU two single-threaded processes beat one with two threads for small models, and the pixels do not depend on how many
-there are. On one GPU use one worker, which runs in this process.
+On a CPU two single-threaded processes beat one with two threads for small models, and the pixels do not depend on how
+many there are. On one GPU use one worker, which runs in this process.
 """
 
 from __future__ import annotations
@@ -19,7 +19,9 @@ U = TypeVar("U")
 _worker: Any = None
 
 
-def ordered_map(build: Callable[..., Callable[[T], U]], arguments: tuple, items: Iterable[T], workers: int) -> Iterator[U]:
+def ordered_map(
+    build: Callable[..., Callable[[T], U]], arguments: tuple, items: Iterable[T], workers: int
+) -> Iterator[U]:
     """Yield ``build(*arguments)(item)`` for every item, in order.
 
     Args:
@@ -53,7 +55,7 @@ def _in_process(build: Callable[..., Callable[[T], U]], arguments: tuple, items:
 
 def _start(build: Callable[..., Any], arguments: tuple) -> None:
     """Worker initialiser. Ctrl-C is the parent's to handle: it stops handing out work."""
-    global _worker
+    global _worker  # noqa: PLW0603  (a process pool has no other place for the replica)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     _worker = build(*arguments)
 

@@ -314,6 +314,12 @@ def stable_hash(*values: str | bytes | int | float | None, length: int = 32) -> 
     """Hex sha256 of the values with an unambiguous separator, cut to ``length`` characters."""
     digest = hashlib.sha256()
     for value in values:
-        raw = value if isinstance(value, bytes) else repr(value).encode() if not isinstance(value, str) else value.encode()
+        raw = (
+            value
+            if isinstance(value, bytes)
+            else repr(value).encode()
+            if not isinstance(value, str)
+            else value.encode()
+        )
         digest.update(len(raw).to_bytes(8, "big") + raw)
     return digest.hexdigest()[:length]

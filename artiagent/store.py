@@ -67,7 +67,9 @@ def open_dataset(directory: Path) -> DatasetRef | None:
     for name, digest in manifest["files"].items():
         shard = directory / name
         if not shard.is_file() or file_sha256(shard) != digest:
-            raise StoreError(f"{shard}: missing or damaged (expected sha256 {digest[:12]}); delete {directory} and rerun")
+            raise StoreError(
+                f"{shard}: missing or damaged (expected sha256 {digest[:12]}); delete {directory} and rerun"
+            )
     return DatasetRef.model_validate({**manifest["ref"], "uri": str(directory)})
 
 
@@ -86,7 +88,9 @@ class DatasetWriter(Generic[R]):
         try:
             self.chunks.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise StoreError(f"{directory}: cannot create the data set folder ({error}); check permissions and disk") from error
+            raise StoreError(
+                f"{directory}: cannot create the data set folder ({error}); check permissions and disk"
+            ) from error
         self._files = dict(self._intact_chunks())
 
     @property
@@ -106,7 +110,9 @@ class DatasetWriter(Generic[R]):
             temporary.replace(final)
         except OSError as error:
             temporary.unlink(missing_ok=True)
-            raise StoreError(f"{self.chunks}: cannot write batch {batch} ({error}); nothing half-written was left") from error
+            raise StoreError(
+                f"{self.chunks}: cannot write batch {batch} ({error}); nothing half-written was left"
+            ) from error
         if (older := self._files.get(batch)) not in (None, final):
             older.unlink(missing_ok=True)
         self._files[batch] = final
@@ -144,9 +150,7 @@ class DatasetWriter(Generic[R]):
                 path.unlink()
 
 
-def read_rows(
-    source: DatasetRef | Path, record: type[R], images: tuple[str, ...] | None = None
-) -> Iterator[Row[R]]:
+def read_rows(source: DatasetRef | Path, record: type[R], images: tuple[str, ...] | None = None) -> Iterator[Row[R]]:
     """Stream the rows of a complete data set in key order of its shards.
 
     Args:

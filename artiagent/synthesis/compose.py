@@ -1,7 +1,7 @@
 """From decoded rows to pairs: pixels outside the recorded region are the twin's, and what changed is measured.
 
-A VAE decoder leaks far from an edit through its attention and norms, so equal latents do not make equal pixels: the twin's
-pixels are put back outside the region, with a soft edge inside it (spec: synthesis, rule 4).
+A VAE decoder leaks far from an edit through its attention and norms, so equal latents do not make equal pixels: the
+twin's pixels are put back outside the region, with a soft edge inside it (spec: synthesis, rule 4).
 """
 
 from __future__ import annotations

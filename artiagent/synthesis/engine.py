@@ -1,7 +1,7 @@
 """Inversion-injection: one inversion of a source, many variants in one batch (paper, section 3.2; spec rules 1-9).
 
-Row 0 of every batch is the clean twin: the same inversion replayed with the identity mapping. The variants differ from it
-in two gathers only, rotary rows and value rows.
+Row 0 of every batch is the clean twin: the same inversion replayed with the identity mapping. The variants differ from
+it in two gathers only, rotary rows and value rows.
 """
 
 from __future__ import annotations
@@ -111,7 +111,9 @@ class Engine:
             for injection in injections:
                 m = injection.mapping
                 if m.grid != grid:
-                    raise ValueError(f"mapping for a {m.grid} grid, but the image has {grid}; plan with the same patch size")
+                    raise ValueError(
+                        f"mapping for a {m.grid} grid, but the image has {grid}; plan with the same patch size"
+                    )
                 targets = torch.tensor(m.targets)
                 index[row, targets] = torch.tensor(m.references)
                 target[row, targets] = True
@@ -148,9 +150,7 @@ class Engine:
         own = torch.arange(variants.index.shape[1], device=variants.index.device)
         return gather_rows(rotary, torch.where(open_, variants.index, own), text_tokens)
 
-    def _gathers(
-        self, variants: Variants, open_rows: tuple[bool, ...]
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+    def _gathers(self, variants: Variants, open_rows: tuple[bool, ...]) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Value rows; ``value_after`` says what targets take once their position window has closed."""
         if all(open_rows) or self.section.value_after == "keep":
             return variants.index, None

@@ -22,7 +22,14 @@ class ValueCache:
     """
 
     def __init__(
-        self, nodes: list[int], blocks: int, tokens: int, heads: int, head_dim: int, dtype: torch.dtype, device: torch.device
+        self,
+        nodes: list[int],
+        blocks: int,
+        tokens: int,
+        heads: int,
+        head_dim: int,
+        dtype: torch.dtype,
+        device: torch.device,
     ) -> None:
         self.slot_of = {node: slot for slot, node in enumerate(nodes)}
         self.values = torch.zeros(len(nodes), blocks, tokens, heads, head_dim, dtype=dtype, device=device)

@@ -17,7 +17,18 @@ from tqdm import tqdm
 
 from artiagent.config import PlanningSection
 from artiagent.grid import core_grid, patch_grid
-from artiagent.records import ARTIFACT_TOOLS, DatasetRef, Entity, Injection, Job, Part, Rejection, Scene, Tool, stable_hash
+from artiagent.records import (
+    ARTIFACT_TOOLS,
+    DatasetRef,
+    Entity,
+    Injection,
+    Job,
+    Part,
+    Rejection,
+    Scene,
+    Tool,
+    stable_hash,
+)
 from artiagent.store import DatasetWriter, Row, open_dataset, read_rows, write_atomic
 from artiagent.synthesis.toolbox import Mapped, NoMapping, benign, distort
 from artiagent.synthesis.toolbox.add import add

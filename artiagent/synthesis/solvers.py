@@ -1,8 +1,8 @@
 """Rectified-flow solvers on a list of times: free functions that read like the algorithm.
 
-``velocity(z, t, node)`` is a model call; ``node`` numbers half-steps of the schedule (time k of the list is node 2k, the
-midpoint after it 2k + 1), so that inversion and injection agree on where cached values belong. Times ascend from 0 (image)
-to 1 (noise); walking the list upward inverts, downward generates, with the same signed formulas both ways.
+``velocity(z, t, node)`` is a model call; ``node`` numbers half-steps of the schedule (time k of the list is node 2k,
+the midpoint after it 2k + 1), so that inversion and injection agree on where cached values belong. Times ascend from 0
+(image) to 1 (noise); walking the list upward inverts, downward generates, with the same signed formulas both ways.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def walk(
     """Integrate ``z`` over the whole list.
 
     Args:
-        solver: "euler", "rf_solver" (explicit midpoint) or "fireflow" (midpoint that reuses the last midpoint velocity).
+        solver: "euler", "rf_solver" (explicit midpoint) or "fireflow" (midpoint, reusing the last one).
         velocity: the model call.
         z: state, float32; at times[0] when ``up``, else at times[-1].
         times: ascending list t_0 = 0 ... t_N = 1.

@@ -138,10 +138,12 @@ def _matched(scenes: Iterator[Row[Scene]], jobs: Iterator[Job]) -> Iterator[tupl
     for source_id, group in groupby(jobs, key=lambda job: job.source_id):
         for scene in scenes:
             if scene.record.source_id == source_id:
-                yield scene, list(group)
+                yield scene, list(group)  # noqa: B031  (the loop ends here)
                 break
         else:
-            raise ValueError(f"the plan names source {source_id}, which is not in the scene set; plan again from this set")
+            raise ValueError(
+                f"the plan names source {source_id}, which is not in the scene set; plan again from this set"
+            )
 
 
 def _row_evaluations(section: SynthesisSection, variants: int) -> int:

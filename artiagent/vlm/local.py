@@ -56,9 +56,7 @@ class LocalVlm:
     def space(self, width: int, height: int) -> CoordinateSpace:
         return CoordinateSpace.from_processor(self.processor, width, height)
 
-    def generate(
-        self, images: Sequence[np.ndarray], prompts: Sequence[str | Prompt], max_new_tokens: int
-    ) -> list[str]:
+    def generate(self, images: Sequence[np.ndarray], prompts: Sequence[str | Prompt], max_new_tokens: int) -> list[str]:
         """Greedy answers, stripped, special tokens removed."""
         answers: list[str] = []
         for batch in self._batches(images, prompts):

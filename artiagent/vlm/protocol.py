@@ -39,9 +39,7 @@ class Vlm(Protocol):
         """Units in which boxes inside a prompt about an image of this many pixels are spoken of."""
         ...
 
-    def generate(
-        self, images: Sequence[np.ndarray], prompts: Sequence[str | Prompt], max_new_tokens: int
-    ) -> list[str]:
+    def generate(self, images: Sequence[np.ndarray], prompts: Sequence[str | Prompt], max_new_tokens: int) -> list[str]:
         """Greedy answers, stripped."""
         ...
 

@@ -97,9 +97,7 @@ class TemplateVlm:
     def space(self, width: int, height: int) -> CoordinateSpace:
         return CoordinateSpace(width, height, width, height)
 
-    def generate(
-        self, images: Sequence[np.ndarray], prompts: Sequence[str | Prompt], max_new_tokens: int
-    ) -> list[str]:
+    def generate(self, images: Sequence[np.ndarray], prompts: Sequence[str | Prompt], max_new_tokens: int) -> list[str]:
         """One text per prompt; images and length limit are ignored. Raises ValueError for a prompt without facts."""
         return [_write(prompt) for prompt in prompts]
 

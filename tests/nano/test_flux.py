@@ -14,7 +14,6 @@ from torch import nn
 
 from artiagent.nano.flux import FluxRecipe, render_scenes, train_flux
 from artiagent.nano.flux_export import build_scheduler
-from artiagent.nano.loop import Schedule, fit
 from artiagent.nano.flux_text import (
     TEXT_TOKENS,
     build_clip_tokenizer,
@@ -25,6 +24,7 @@ from artiagent.nano.flux_text import (
 )
 from artiagent.nano.flux_transformer import LatentCache, draw_times, pack, position_ids, unpack, velocity_loss
 from artiagent.nano.flux_vae import encode_latents, encode_path
+from artiagent.nano.loop import Schedule, fit
 
 WORDS = caption_words(["A brown cat with two ears sits on a sofa.", "Two dogs."])
 

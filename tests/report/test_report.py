@@ -10,7 +10,16 @@ import pytest
 from artiagent.config import Config
 from artiagent.images import encode
 from artiagent.records import (
-    Artifact, Box, CheckpointRef, DatasetRef, EvaluationReport, Injection, Interval, Mask, Pair, PatchMapping,
+    Artifact,
+    Box,
+    CheckpointRef,
+    DatasetRef,
+    EvaluationReport,
+    Injection,
+    Interval,
+    Mask,
+    Pair,
+    PatchMapping,
 )  # fmt: skip
 from artiagent.report import write_report
 from artiagent.report.summary import text_table

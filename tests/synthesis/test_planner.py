@@ -52,7 +52,10 @@ def test_layers_decide_the_tool(jobs: list[Job], scenes: DatasetRef) -> None:
     from artiagent.records import Scene
 
     layers = {
-        (row.record.source_id, p.id): p.layer for row in read_rows(scenes, Scene) for e in row.record.entities for p in e.parts
+        (row.record.source_id, p.id): p.layer
+        for row in read_rows(scenes, Scene)
+        for e in row.record.entities
+        for p in e.parts
     }
     for job in jobs:
         for i in job.injections:

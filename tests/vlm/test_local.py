@@ -36,9 +36,7 @@ def test_yes_no_is_the_softmax_of_the_two_answers_at_the_first_generated_token(
 ) -> None:
     processor = vlm.processor
     message = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": QUESTIONS[0]}]}
-    inputs = processor.apply_chat_template(
-        [message], tokenize=False, add_generation_prompt=True
-    )
+    inputs = processor.apply_chat_template([message], tokenize=False, add_generation_prompt=True)
     batch = processor(text=[inputs], images=[images[0]], return_tensors="pt")
     step = vlm.model.generate(
         **batch, max_new_tokens=1, do_sample=False, output_scores=True, return_dict_in_generate=True

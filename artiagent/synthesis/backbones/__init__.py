@@ -45,9 +45,7 @@ class Backbone(Protocol):
         """(blocks that take values, heads, head_dim)."""
 
 
-def load_backbone(
-    ref: CheckpointRef, *, device: str, dtype: str, guidance: float, value_blocks: int
-) -> Backbone:
+def load_backbone(ref: CheckpointRef, *, device: str, dtype: str, guidance: float, value_blocks: int) -> Backbone:
     """Load the adapter for a diffusers pipeline folder, chosen by its ``model_index.json``.
 
     Raises ValueError for a folder without one or of a class without an adapter.

@@ -48,7 +48,9 @@ class FluxBackbone:
         transformer = self.pipe.transformer
         singles = transformer.single_transformer_blocks
         if value_blocks > len(singles):
-            raise ValueError(f"value_blocks={value_blocks}, but the transformer has {len(singles)} single-stream blocks")
+            raise ValueError(
+                f"value_blocks={value_blocks}, but the transformer has {len(singles)} single-stream blocks"
+            )
         first_value = len(singles) - value_blocks
         for block in transformer.transformer_blocks:
             block.attn.set_processor(InjectionProcessor(self.state, None, positions=True))
@@ -126,5 +128,5 @@ class FluxBackbone:
         return self._value_blocks, config.num_attention_heads, config.attention_head_dim
 
     def _image_ids(self, grid: tuple[int, int]) -> torch.Tensor:
-        ids = self.pipe._prepare_latent_image_ids(1, *grid, self.device, self.dtype)
-        return ids
+        # float32: bfloat16 cannot count beyond 256
+        return self.pipe._prepare_latent_image_ids(1, *grid, self.device, torch.float32)

@@ -39,7 +39,7 @@ def mapping(shape: tuple[int, int], targets: np.ndarray, references: np.ndarray)
         raise ValueError(f"targets {targets.shape} and references {references.shape}: expected two arrays [n]")
     cells = shape[0] * shape[1]
     for name, values in (("target", targets), ("reference", references)):
-        if values.size and not (0 <= values.min() and values.max() < cells):
+        if values.size and not (values.min() >= 0 and values.max() < cells):
             raise ValueError(f"{name} patch {values.min()}..{values.max()} outside the grid {shape[0]}x{shape[1]}")
     order = np.argsort(targets, kind="stable")
     ordered = targets[order]

@@ -37,7 +37,7 @@ def check(result: Mapped | NoMapping, shape: tuple[int, int]) -> Mapped | None:
     assert m.grid == shape
     assert len(m.targets) == len(m.references) > 0
     assert len(set(m.targets)) == len(m.targets)
-    assert 0 <= min(*m.targets, *m.references) and max(*m.targets, *m.references) < shape[0] * shape[1]
+    assert min(*m.targets, *m.references) >= 0 and max(*m.targets, *m.references) < shape[0] * shape[1]
     return result
 
 
