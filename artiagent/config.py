@@ -146,18 +146,18 @@ class SftStage(Section):
     name: str
     train_vision: bool
     epochs: float = Field(default=1.0, gt=0)
-    max_steps: int = -1
+    max_steps: int = -1  # above 0 it replaces epochs, so that the time does not grow with the data
     learning_rate: float = 1e-5
 
 
 class SftSection(Section):
     method: Literal["lora", "full"] = "lora"
     stages: tuple[SftStage, ...] = (
-        SftStage(name="language", train_vision=False, epochs=2, learning_rate=1e-3),
-        SftStage(name="vision", train_vision=True, epochs=2, learning_rate=3e-4),
+        SftStage(name="language", train_vision=False, max_steps=70, learning_rate=2e-3),
+        SftStage(name="vision", train_vision=True, max_steps=170, learning_rate=1.5e-3),
     )
-    lora_rank: int = 16
-    lora_alpha: int = 32
+    lora_rank: int = 64
+    lora_alpha: int = 128
     lora_dropout: float = 0.0
     sampler: Literal["paired", "shuffled"] = "paired"
     loss: Literal["tokens", "tokens+margin"] = "tokens+margin"
@@ -202,7 +202,7 @@ class RewardSection(Section):
     weight_decay: float = 1e-4
     l2: float = 1e-4
     batch: int = 32
-    epochs: int = 5
+    epochs: int = 60  # the paper's 5 are many more steps: a few hundred pairs make 11 batches
     cross_scene: int = 2
     hidden: int = 128
     pooling: Literal["pooled", "patches"] = "patches"

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from peft import PeftModel
 from torch import Tensor
 from torch.utils.data import Sampler
 from trl import SFTTrainer
@@ -58,6 +59,13 @@ class PairedTrainer(SFTTrainer):
         rows = train_dataset if train_dataset is not None else self.train_dataset
         return PairedSampler(len(rows) // 2, self.args.seed)
 
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        """Adapters as usual. A whole model was already read by ``from_pretrained``: the trainer reads checkpoints of
+        vision-language models without translating their key names, finds none and only warns.
+        """
+        if isinstance(self.model, PeftModel):
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
@@ -66,7 +74,7 @@ class PairedTrainer(SFTTrainer):
         """
         decision, twins = inputs.pop("decision"), inputs.pop("twins")
         bare = self.accelerator.unwrap_model(model)
-        bare = bare.get_base_model() if hasattr(bare, "get_base_model") else bare
+        bare = bare.get_base_model() if isinstance(bare, PeftModel) else bare
         with _last_hidden_states(bare.base_model) as captured:
             result = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         twins = twins[(decision[twins] >= 0).all(dim=1)]

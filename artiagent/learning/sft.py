@@ -116,7 +116,8 @@ def _train_stage(
     """Train from ``weights``; leave ``weights/`` and the curve in ``folder``. Returns the samples seen in this run."""
     set_seed(section.seed)
     processor = load_processor(section, base)
-    model = _trainable(section, stage, base, weights)
+    done = get_last_checkpoint(str(folder / "checkpoints")) if (folder / "checkpoints").is_dir() else None
+    model = _trainable(section, stage, base, Path(done) if done and section.method == "full" else weights)
     core = (model.get_base_model() if section.method == "lora" else model).base_model
     positions = getattr(core, "get_rope_index", None)
     trainer = PairedTrainer(
@@ -132,7 +133,6 @@ def _train_stage(
     )
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(_Progress(stage, 2 * section.batch_pairs * section.accumulate))
-    done = get_last_checkpoint(str(folder / "checkpoints")) if (folder / "checkpoints").is_dir() else None
     before = int(done.rsplit("-", 1)[1]) if done else 0
     trainer.train(resume_from_checkpoint=done)
     if len(rows["val"]):

@@ -77,10 +77,17 @@ def test_frozen_vision_stays_and_projector_learns(
         assert any("merger" in name for name in changed)
 
 
+@pytest.mark.parametrize("method", ["lora", "full"])
 def test_a_killed_run_resumes_to_the_same_weights(
-    conversations: DatasetRef, tiny_vlm: CheckpointRef, tuned: CheckpointRef, tmp_path: Path,
+    conversations: DatasetRef,
+    tiny_vlm: CheckpointRef,
+    tuned: CheckpointRef,
+    tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+    method: str,
+) -> None:
+    section = SECTION.model_copy(update={"method": method})
+    whole = tuned if method == "lora" else finetune(section, conversations, tiny_vlm, tmp_path / "whole")
     step, steps = PairedTrainer.training_step, []
 
     def dies_in_the_second_stage(self: Any, *given: Any, **named: Any) -> Any:
@@ -91,16 +98,16 @@ def test_a_killed_run_resumes_to_the_same_weights(
 
     monkeypatch.setattr(PairedTrainer, "training_step", dies_in_the_second_stage)
     with pytest.raises(KeyboardInterrupt):
-        finetune(SECTION, conversations, tiny_vlm, tmp_path / "model")
-    resumed = finetune(SECTION, conversations, tiny_vlm, tmp_path / "model")
+        finetune(section, conversations, tiny_vlm, tmp_path / "model")
+    resumed = finetune(section, conversations, tiny_vlm, tmp_path / "model")
     assert steps == [0, 1, 0, 1, 1, 2], "two steps, one and a kill, then only what was missing"
-    for name, value in weights(tuned).items():
+    for name, value in weights(whole).items():
         assert torch.allclose(value, weights(resumed)[name], atol=1e-6), name
     count = len(steps)
-    assert finetune(SECTION, conversations, tiny_vlm, tmp_path / "model").sha256 == resumed.sha256
+    assert finetune(section, conversations, tiny_vlm, tmp_path / "model").sha256 == resumed.sha256
     assert len(steps) == count
     with pytest.raises(ValueError, match="made from other inputs"):
-        finetune(SECTION.model_copy(update={"seed": 1}), conversations, tiny_vlm, tmp_path / "model")
+        finetune(section.model_copy(update={"seed": 1}), conversations, tiny_vlm, tmp_path / "model")
 
 
 def test_a_visible_fault_is_learnt(conversations: DatasetRef, tiny_vlm: CheckpointRef, tmp_path: Path) -> None:
