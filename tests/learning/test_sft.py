@@ -133,9 +133,20 @@ def test_torn_pairs_and_empty_training_sets_are_refused(
             finetune(SECTION, writer.finish(), tiny_vlm, tmp_path / f"{name}-model")
 
 
-def test_unpaired_batches_and_plain_loss_are_options(
-    conversations: DatasetRef, tiny_vlm: CheckpointRef, tmp_path: Path, tuned: CheckpointRef
+def test_the_margin_is_added_to_the_token_loss(
+    conversations: DatasetRef, tiny_vlm: CheckpointRef, tmp_path: Path
 ) -> None:
-    plain = SECTION.model_copy(update={"sampler": "shuffled", "loss": "tokens", "context": "dialogue"})
-    other = finetune(plain, conversations, tiny_vlm, tmp_path / "model")
-    assert any(not torch.equal(value, weights(tuned)[name]) for name, value in weights(other).items())
+    one = (STAGES[0].model_copy(update={"max_steps": 1}),)
+    first = {}
+    for name, change in (
+        ("both", {"margin_weight": 3.0}),
+        ("tokens", {"loss": "tokens"}),
+        ("shuffled", {"loss": "tokens", "sampler": "shuffled", "context": "dialogue"}),
+    ):
+        section = SECTION.model_copy(update={"stages": one, **change})
+        finetune(section, conversations, tiny_vlm, tmp_path / name)
+        first[name] = json.loads((tmp_path / name / "training.json").read_text())[0]
+    both, tokens = first["both"], first["tokens"]
+    assert both["margin_loss"] == pytest.approx(tokens["margin_loss"])
+    assert both["loss"] == pytest.approx(tokens["loss"] + 3 * tokens["margin_loss"], rel=1e-4)
+    assert first["shuffled"]["loss"] != pytest.approx(tokens["loss"], rel=1e-4)
