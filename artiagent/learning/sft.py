@@ -270,6 +270,7 @@ def _export(section: SftSection, base: CheckpointRef, weights: Path, out: Path) 
 def _keep_adapter(weights: Path, folder: Path, base: CheckpointRef) -> None:
     """Weights and configuration; the base by name, because a machine's path must not enter the folder's digest."""
     config = json.loads((weights / "adapter_config.json").read_text()) | {"base_model_name_or_path": base.name}
+    config["target_modules"] = sorted(config["target_modules"])  # PEFT writes a set: another order in every process
     write_atomic(folder / "adapter_config.json", json.dumps(config, indent=1, sort_keys=True).encode())
     shutil.copyfile(weights / "adapter_model.safetensors", folder / "adapter_model.safetensors")
 
