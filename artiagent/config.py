@@ -153,11 +153,11 @@ class SftStage(Section):
 class SftSection(Section):
     method: Literal["lora", "full"] = "lora"
     stages: tuple[SftStage, ...] = (
-        SftStage(name="language", train_vision=False, max_steps=70, learning_rate=2e-3),
-        SftStage(name="vision", train_vision=True, max_steps=170, learning_rate=1.5e-3),
+        SftStage(name="language", train_vision=False, epochs=2, learning_rate=1e-3),
+        SftStage(name="vision", train_vision=True, epochs=2, learning_rate=3e-4),
     )
-    lora_rank: int = 64
-    lora_alpha: int = 128
+    lora_rank: int = 16
+    lora_alpha: int = 32
     lora_dropout: float = 0.0
     sampler: Literal["paired", "shuffled"] = "paired"
     loss: Literal["tokens", "tokens+margin"] = "tokens+margin"
@@ -166,9 +166,8 @@ class SftSection(Section):
     warmup_ratio: float = 0.05
     weight_decay: float = 0.0
     accumulate: int = Field(default=1, ge=1)  # batches per optimizer step
-    context: Literal["dialogue", "alone"] = (
-        "alone"  # alone: every turn sees the image and itself only, as when it is asked
-    )
+    # alone: every turn sees the image and itself only, as when it is asked
+    context: Literal["dialogue", "alone"] = "alone"
     max_length: int = 2048
     image_pixels: int | None = Field(default=None, ge=1)  # budget per image; None: the base processor's
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"  # of the weights
