@@ -6,8 +6,8 @@ is the newest candidate; the first version a name ever gets becomes ``champion``
 
 from __future__ import annotations
 
-import tempfile
-from pathlib import Path
+import os
+import re
 from typing import NamedTuple
 
 import mlflow
@@ -17,6 +17,7 @@ from mlflow.exceptions import MlflowException
 
 from artiagent.checkpoints import checkpoint_ref
 from artiagent.records import CheckpointRef
+from artiagent.store import home
 from steps.tracking import connect, metric_name, tracking_uri
 
 SHA, MODEL_ID = "weights_sha256", "logged_model_id"
@@ -73,15 +74,29 @@ def find_version(client: MlflowClient, name: str, sha256: str) -> ModelVersion |
 
 
 def download(uri: str) -> CheckpointRef:
-    """Model folder behind ``models:/name@alias`` or ``models:/name/version``. Raises ValueError when there is none."""
-    connect()
-    mlflow.set_tracking_uri(tracking_uri())
-    target = Path(tempfile.mkdtemp(prefix="artiagent-model-"))
+    """Model folder behind ``models:/NAME@ALIAS`` or ``models:/NAME/VERSION``, kept below the project's home by weights.
+
+    Raises ValueError for another form and when there is no such version.
+    """
+    version = _resolve(connect(), uri)
+    folder = home() / "downloads" / version.tags[SHA][:16]
+    if not folder.is_dir():
+        partial = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+        partial.mkdir(parents=True, exist_ok=True)
+        mlflow.set_tracking_uri(tracking_uri())
+        mlflow.artifacts.download_artifacts(f"models:/{version.tags[MODEL_ID]}", dst_path=str(partial))
+        partial.replace(folder)
+    return checkpoint_ref(uri.removeprefix("models:/"), str(folder))
+
+
+def _resolve(client: MlflowClient, uri: str) -> ModelVersion:
+    if (parts := re.fullmatch(r"models:/([^/@]+)(?:@([\w-]+)|/(\d+))", uri)) is None:
+        raise ValueError(f"{uri}: expected models:/NAME@ALIAS or models:/NAME/VERSION")
+    name, alias, number = parts.groups()
     try:
-        folder = mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=str(target))
+        return client.get_model_version_by_alias(name, alias) if alias else client.get_model_version(name, number)
     except MlflowException as error:
-        raise ValueError(f"{uri}: no such registered model ({error.message}); see 'artiagent runs list'") from error
-    return checkpoint_ref(uri.removeprefix("models:/"), folder)
+        raise ValueError(f"{uri}: no such registered model; 'make run' registers the first") from error
 
 
 def _aliases(client: MlflowClient, name: str) -> dict[str, str]:

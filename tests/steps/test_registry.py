@@ -56,6 +56,9 @@ def test_first_version_is_champion_later_ones_challenge(make, client, tmp_path):
     assert fetched.sha256 == first.sha256
     with pytest.raises(ValueError, match="no such registered model"):
         download("models:/artiagent-nothing@champion")
+    assert download(f"models:/{NAME}/2").sha256 == second.sha256
+    with pytest.raises(ValueError, match="expected models:/NAME@ALIAS"):
+        download(f"models:/{NAME}")
 
 
 def test_names_and_parameters():
