@@ -86,6 +86,24 @@ def auroc(truth: np.ndarray, scores: np.ndarray) -> Statistic:
     return statistic
 
 
+def recall_at(truth: np.ndarray, scores: np.ndarray, false_alarms: float) -> Statistic:
+    """Share of faulty images that score above all but a share ``false_alarms`` of the clean ones.
+
+    The threshold is found anew in every resample; NaN where a class is missing.
+    """
+    order = np.argsort(-scores, kind="stable")
+    ends = np.append(np.flatnonzero(np.diff(scores[order])), len(order) - 1)  # ties are passed together
+    positive = truth[order].astype(np.float64)
+
+    def statistic(weights: np.ndarray) -> np.ndarray:
+        drawn = weights[:, order].astype(np.float64)
+        yes, no = (np.cumsum(drawn * side, axis=1)[:, ends] for side in (positive, 1 - positive))
+        allowed = no <= false_alarms * no[:, -1:] + 1e-9
+        return _divide((yes * allowed).max(1), yes[:, -1], np.nan) + np.where(no[:, -1] > 0, 0.0, np.nan)
+
+    return statistic
+
+
 def pixel_overlap(truth: np.ndarray, answer: np.ndarray) -> tuple[float, float]:
     """Foreground (IoU, F1) of two bool masks [H, W]. Raises ValueError for an empty ground truth: that is no
     foreground.

@@ -20,11 +20,14 @@ from artiagent.evaluation.metrics import (
     mean_of,
     pixel_overlap,
     ratio_of,
+    recall_at,
     rouge_l,
     sentence_similarity,
 )
 from artiagent.grid import union_mask
 from artiagent.records import Prediction
+
+FALSE_ALARMS = 0.1  # share of clean images that may score above the threshold of "recall_at_10"
 
 
 @dataclass(frozen=True)
@@ -57,7 +60,8 @@ def scores_of(
 def scores_by_fault(
     items: Sequence[BenchmarkItem], predictions: Sequence[Prediction], tasks: Iterable[str]
 ) -> dict[str, dict[str, Score]]:
-    """Fault type -> metric: recall, AUROC against all clean images, localization and explanation on its images."""
+    """Fault type -> metric: recall, AUROC and recall at 10 % false alarms against all clean images, localization and
+    explanation on its images."""
     whole = {task: scores_of(items, predictions, (task,)) for task in tasks}
     columns = _Columns.of(items, predictions)
     result: dict[str, dict[str, Score]] = {}
@@ -67,7 +71,7 @@ def scores_by_fault(
         if "detection" in whole:
             scores["recall"] = _mean(columns.answers == 1, chosen)
             against = chosen | ~columns.faulty
-            scores |= _masked(whole["detection"], ("auroc",), against)
+            scores |= _masked(whole["detection"], ("auroc", "recall_at_10"), against)
         scores |= _masked(whole.get("localization", {}), ("iou", "pixel_f1"), chosen)
         scores |= _masked(whole.get("explanation", {}), ("rouge_l", "grounded_recall"), chosen)
         result[fault] = scores
@@ -106,6 +110,7 @@ def _detection(items: Sequence[BenchmarkItem], predictions: Sequence[Prediction]
     }
     if columns.scored:
         scores["auroc"] = Score(auroc(columns.faulty, columns.scores), n)
+        scores["recall_at_10"] = Score(recall_at(columns.faulty, columns.scores, FALSE_ALARMS), n)
     return scores
 
 

@@ -1,9 +1,8 @@
 """Trains nano-CLIP on clean scenes and their captions: ``python -m artiagent.nano.clip --minutes 10``.
 
 An ordinary `CLIPModel` folder with its processor: patch 8, so 256 patch tokens of a 128 px image, 1.5 million
-parameters. Its frozen image features feed the reward head, which needs more than captions ask for. A linear head,
-dropped at export, therefore also reads the kinds and parts under every patch off the patch tokens; `vision_model`
-returns those tokens as `last_hidden_state[:, 1:]`.
+parameters. Its frozen image features feed the reward head, which needs more than captions ask for: the patch tokens,
+`last_hidden_state[:, 1:]`, also learn what every patch shows and what it showed before the augmentation.
 """
 
 from __future__ import annotations
@@ -20,12 +19,14 @@ import torch
 from torch import Tensor, nn
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcessor, CLIPTokenizer
 
+from artiagent.nano.augment import augmented_view
 from artiagent.nano.export import replacing
 from artiagent.nano.flux_text import TEXT_TOKENS, build_clip_tokenizer
 from artiagent.nano.loop import Progress, Schedule, bf16_is_native, describe_machine, fit
-from artiagent.nano.scene_pool import ScenePool, augmented_view
+from artiagent.nano.patch_heads import PatchHeads, patch_targets
+from artiagent.nano.scene_pool import ScenePool
 from artiagent.nano.scenes import CAPTION_WORDS, TRAIN_SEEDS, render_scene
-from artiagent.nano.views import View, patch_classes, patch_labels
+from artiagent.nano.views import View, view_of
 
 IMAGE_SIZE, PATCH = 128, 8
 FIRST_SEED = TRAIN_SEEDS[500_000_000]
@@ -70,21 +71,22 @@ def build_model(
 
 @dataclass
 class CaptionBatch:
-    """B scenes: normalised pixels [B, 3, H, W], caption tokens [B, L] with mask, patch labels [B, patches, classes]."""
+    """B scenes: normalised pixels [B, 3, H, W], caption tokens [B, L] with mask, patch targets."""
 
     pixel_values: Tensor
     input_ids: Tensor
     attention_mask: Tensor
     patch_labels: Tensor
+    patch_colours: Tensor
 
 
 class Contrastive(nn.Module):
-    """CLIP's symmetric loss plus the patch loss."""
+    """CLIP's symmetric loss plus the patch losses."""
 
-    def __init__(self, model: CLIPModel, classes: int, patch_weight: float = 10.0):
+    def __init__(self, model: CLIPModel):
         super().__init__()
-        self.model, self.patch_weight = model, patch_weight
-        self.patch_head = nn.Linear(model.config.vision_config.hidden_size, classes)
+        self.model = model
+        self.heads = PatchHeads(model.config.vision_config.hidden_size)
 
     def forward(self, batch: CaptionBatch) -> Tensor:
         """Scalar loss; captions that occur twice in a batch count as right for each other."""
@@ -96,9 +98,7 @@ class Contrastive(nn.Module):
         same = (batch.input_ids[:, None] == batch.input_ids[None]).all(-1).float()
         right = same / same.sum(1, keepdim=True)
         loss = sum(nn.functional.cross_entropy(side, right) for side in (logits, logits.T)) / 2
-        patches = self.patch_head(seen.last_hidden_state[:, 1:]).float()
-        patch_loss = nn.functional.binary_cross_entropy_with_logits(patches, batch.patch_labels)
-        return loss + self.patch_weight * patch_loss
+        return loss + self.heads(seen.last_hidden_state[:, 1:], batch.patch_labels, batch.patch_colours)
 
 
 def train_clip(
@@ -124,7 +124,7 @@ def train_clip(
     torch.set_num_threads(threads)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     processor = build_processor()
-    learner = Contrastive(build_model(processor.tokenizer, seed=seed, **sizes), len(patch_classes())).to(device)
+    learner = Contrastive(build_model(processor.tokenizer, seed=seed, **sizes)).to(device)
     pool = ScenePool(FIRST_SEED + seed * scenes, scenes)
     schedule = Schedule(seconds=minutes * 60, learning_rate=learning_rate, batch=batch, steps=steps, warmup=100)
     recipe = {"seed": seed, "batch": batch, "scenes": scenes, "learning_rate": learning_rate}
@@ -149,20 +149,20 @@ def train_clip(
     return export(out, averaged.model, processor, progress, report, held_out=held_out)
 
 
-def draw_captioned(
-    pool: ScenePool, processor: CLIPProcessor, count: int, rng: random.Random
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The fields of a `CaptionBatch`: `count` lightly augmented scenes that have a caption."""
+def draw_captioned(pool: ScenePool, processor: CLIPProcessor, count: int, rng: random.Random) -> tuple[Tensor, ...]:
+    """The fields of a `CaptionBatch`: `count` augmented scenes whose caption still holds."""
     views: list[View] = []
+    originals: list[View] = []
     while len(views) < count:
-        view = augmented_view(pool.draw(rng), rng, erase=0.0, paste=0.0)
+        scene = pool.draw(rng)
+        view = augmented_view(scene, rng)
         if view.caption:
             views.append(view)
-    labels = np.stack([patch_labels(view, PATCH).reshape(-1, len(patch_classes())) for view in views])
+            originals.append(view_of(scene))
     captions = [view.caption for view in views]
     read = processor.tokenizer(captions, padding="max_length", max_length=TEXT_TOKENS, return_tensors="pt")
     pixels = normalised(np.stack([view.image for view in views]), processor)
-    return pixels, read.input_ids, read.attention_mask, torch.from_numpy(labels.astype(np.float32))
+    return pixels, read.input_ids, read.attention_mask, *patch_targets(views, originals, PATCH)
 
 
 def normalised(images: np.ndarray, processor: CLIPProcessor) -> Tensor:

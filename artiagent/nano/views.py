@@ -52,9 +52,11 @@ class SeenPart:
 
 @dataclass(frozen=True)
 class View:
-    """A scene as the model sees it. `kinds[i]` names entity i; `caption` is empty where it would not be true."""
+    """A scene as the model sees it. `kinds[i]` names entity i; `owners` uint8 [H, W] is i + 1 where entity i can be
+    seen; `caption` is empty where it would not be true."""
 
     image: np.ndarray
+    owners: np.ndarray
     kinds: tuple[str, ...]
     boxes: tuple[Box, ...]
     parts: tuple[SeenPart, ...]
@@ -87,9 +89,15 @@ def view_of(
     for owner, entity in enumerate(scene.entities):
         for part in entity.parts:
             parts.append(SeenPart.of(part.name, owner, part.mask, shown))
+    owners = np.zeros(shown.shape, np.uint8)
+    for owner, entity in enumerate(scene.entities):
+        owners[entity.mask & shown] = owner + 1
+    for part in pasted:
+        owners[part.mask] = part.owner + 1
     left = [float((e.mask & shown).sum() / max(1, e.mask.sum())) for e in scene.entities]
     return View(
         scene.image if image is None else image,
+        owners,
         tuple(entity.name for entity in scene.entities),
         tuple(box_of(entity.mask & shown) for entity in scene.entities),
         (*parts, *pasted),
@@ -122,3 +130,9 @@ def patch_labels(view: View, patch: int) -> np.ndarray:
         for name in (part.name, view.kinds[part.owner]):
             covered += np.bincount(cell[part.mask] + classes[name], minlength=covered.size)
     return (covered * 4 >= patch**2).reshape(side, side, len(classes))
+
+
+def patch_colours(image: np.ndarray, patch: int) -> np.ndarray:
+    """float32 [rows, columns, 3]: mean colour of every patch of `patch` px, -1 to 1."""
+    side = image.shape[0] // patch
+    return image.reshape(side, patch, side, patch, 3).mean((1, 3), dtype=np.float32) / 127.5 - 1

@@ -16,7 +16,8 @@ from torch import Tensor
 from transformers import Qwen2_5_VLProcessor
 
 from artiagent.instruction import prompts
-from artiagent.nano.views import View, patch_classes, patch_labels
+from artiagent.nano.patch_heads import patch_targets
+from artiagent.nano.views import View
 from artiagent.nano.vl_tasks import ASK, Exchange
 
 ROW = 344  # tokens of a packed row, image included
@@ -39,7 +40,8 @@ class Batch:
     weights: Tensor
     pixel_values: Tensor  # [B * patches, channels * temporal * patch * patch]
     image_grid_thw: Tensor  # [B, 3]
-    patch_labels: Tensor  # [B, image tokens, merge**2 * classes], 1 where a class covers a quarter of the patch
+    patch_labels: Tensor  # [B, image tokens, 2 * merge**2 * classes], see `patch_heads.patch_targets`
+    patch_colours: Tensor  # [B, image tokens, 2 * merge**2 * 3]
 
     def to(self, device: str) -> Batch:
         return Batch(*(getattr(self, item.name).to(device) for item in fields(self)))
@@ -71,12 +73,14 @@ class Packer:
         self.prefix = self._encode(f"<|im_start|>user\n<|vision_start|>{image}<|vision_end|>")
         self.prefix_positions = self._positions_of_prefix()
 
-    @property
-    def patch_label_count(self) -> int:
-        """Labels per image token."""
-        return self.merge**2 * len(patch_classes())
-
-    def batch(self, views: list[View], exchanges: list[list[Exchange]], rng: random.Random) -> Batch:
+    def batch(
+        self,
+        views: list[View],
+        exchanges: list[list[Exchange]],
+        rng: random.Random,
+        originals: list[View] | None = None,
+    ) -> Batch:
+        """`originals` are the scenes before their augmentation; without them the views themselves."""
         rows = [self._row(questions, rng) for questions in exchanges]
         ids, labels = (torch.tensor([row[i] for row in rows]) for i in (0, 1))
         weights, groups = torch.tensor([row[2] for row in rows]), torch.tensor([row[3] for row in rows])
@@ -85,8 +89,8 @@ class Packer:
         allowed = causal & ((groups[:, None, :] == 0) | (groups[:, None, :] == groups[:, :, None]))
         grid = torch.tensor([[1, self.grid, self.grid]]).expand(len(views), 3)
         pixels = self.pixels(np.stack([view.image for view in views]))
-        patch_labels = torch.from_numpy(np.stack([self._patch_labels(view) for view in views]))
-        return Batch(ids, positions, allowed[:, None], labels, weights, pixels, grid, patch_labels)
+        targets = patch_targets(views, originals or views, self.patch, self.merge)
+        return Batch(ids, positions, allowed[:, None], labels, weights, pixels, grid, *targets)
 
     def pixels(self, images: np.ndarray) -> Tensor:
         """uint8 [B, H, W, 3] -> what the processor makes of images that need no resizing."""
@@ -134,11 +138,6 @@ class Packer:
         image = torch.stack([torch.full_like(row, before), row, column])
         end = torch.full((3, 1), before + self.side)
         return torch.cat([text, image, end], 1)
-
-    def _patch_labels(self, view: View) -> np.ndarray:
-        """float32 [image tokens, merge**2 * classes], in the order of the vision tower's output."""
-        blocks = patch_labels(view, self.patch).reshape(self.side, self.merge, self.side, self.merge, -1)
-        return blocks.transpose(0, 2, 1, 3, 4).reshape(self.side**2, -1).astype(np.float32)
 
     def _encode(self, text: str) -> list[int]:
         if text not in self._tokens:

@@ -18,6 +18,7 @@ from artiagent.evaluation.metrics import (
     mean_of,
     pixel_overlap,
     ratio_of,
+    recall_at,
     rouge_l,
 )
 from artiagent.records import FAULT_OF_TOOL, Box
@@ -134,3 +135,19 @@ def test_the_template_names_its_own_fault(tool: str) -> None:
     hits = [grounded_recall("", "", fault, text) == 1 for text in texts]
     assert sum(hits) >= len(texts) - 1, [text for text, hit in zip(texts, hits, strict=True) if not hit]
     assert set(FAULT_OF_TOOL.values()) <= set(FAULT_WORDS)
+
+
+def test_recall_at_ten_percent_false_alarms() -> None:
+    truth = np.array([False] * 10 + [True] * 4)
+    scores = np.array([0.1 * k for k in range(10)] + [0.95, 0.85, 0.81, 0.05])
+    statistic = recall_at(truth, scores, 0.1)
+    # One clean image (.9) may pass; three faulty ones score above the second highest (.8).
+    assert statistic(np.ones((1, 14), np.float32))[0] == pytest.approx(0.75)
+    tied = recall_at(truth, np.zeros(14), 0.1)
+    assert tied(np.ones((1, 14), np.float32))[0] == 0.0
+    only_faulty = np.zeros((1, 14), np.float32)
+    only_faulty[0, 10:] = 1
+    assert np.isnan(statistic(only_faulty)[0])
+    doubled = np.ones((1, 14), np.float32)
+    doubled[0, 9] = 3  # the one clean image that may pass weighs too much now
+    assert statistic(doubled)[0] == pytest.approx(0.25)

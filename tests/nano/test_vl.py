@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,8 @@ from PIL import Image
 from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor, Qwen2Tokenizer
 
 from artiagent.instruction import prompts
-from artiagent.nano.scene_pool import StoredScene, augmented_view
+from artiagent.nano.augment import Chances, _mix, _warp, augmented_view
+from artiagent.nano.scene_pool import StoredScene
 from artiagent.nano.scenes import TRAIN_SEEDS, RenderedScene, render_scene
 from artiagent.nano.views import View, patch_classes, patch_labels, view_of
 from artiagent.nano.vl import Pretraining, train_vl
@@ -106,7 +108,7 @@ def test_a_packed_question_reads_the_same_logits_as_one_asked_alone(
     model = build_model(processor.tokenizer, seed=1, **TINY).eval()
     batch = packer.batch([views[0]], [ask_many(views[0], random.Random(3), 10)], random.Random(1))
     with torch.no_grad():
-        packed = model.lm_head(Pretraining(model, packer.patch_label_count).encode(batch)[0])[0]
+        packed = model.lm_head(Pretraining(model).encode(batch)[0])[0]
     ids, prefix = batch.input_ids[0], len(packer.prefix)
     used = int((ids != processor.tokenizer.pad_token_id).nonzero().max()) + 1
     first = int(packer.prefix_positions.max()) + 1
@@ -137,7 +139,11 @@ def test_part_in_box_is_balanced_and_true(scenes: list[RenderedScene], augmented
     rng = random.Random(0)
     answers = []
     for scene in scenes:
-        view = augmented_view(scene, rng, erase=0.5, paste=1.0) if augmented else view_of(scene)
+        view = (
+            augmented_view(scene, rng, Chances(warp=0.5, erase=0.5, mix=0.5, paste=1.0))
+            if augmented
+            else view_of(scene)
+        )
         for exchange in filter(None, (ask_part_in_box(view, rng) for _ in range(25))):
             box = exchange.fields["box"]
             inside = np.zeros(view.image.shape[:2], bool)
@@ -200,7 +206,7 @@ def test_erasing_changes_pixels_exactly_where_masks_lost_theirs(scenes: list[Ren
     rng = random.Random(2)
     lost = 0
     for scene in scenes:
-        erased, plain = augmented_view(scene, rng, erase=1.0, paste=0.0), view_of(scene)
+        erased, plain = augmented_view(scene, rng, Chances(erase=1.0)), view_of(scene)
         assert erased.image.shape == scene.image.shape
         lost += sum(a.area < b.area for a, b in zip(erased.parts, plain.parts, strict=True))
     assert lost > 5
@@ -210,13 +216,50 @@ def test_a_pasted_copy_shows_where_it_is_pasted_and_is_not_counted(scenes: list[
     rng = random.Random(6)
     pasted = 0
     for scene in scenes:
-        view = augmented_view(scene, rng, erase=0.0, paste=1.0)
+        view = augmented_view(scene, rng, Chances(paste=1.0))
         for copy in (part for part in view.parts if part.pasted):
             assert shows(view, copy.name, copy.box) is True
             assert visible_parts(view, copy.owner, copy.name) is None
             assert not any((copy.mask & part.mask).any() for part in view.parts if part is not copy)
             pasted += 1
     assert pasted >= 6
+
+
+def test_warping_bends_the_masks_with_the_picture(scenes: list[RenderedScene]) -> None:
+    rng = random.Random(4)
+    moved = 0
+    for scene in scenes:
+        coded = replace(scene, image=np.repeat(scene.entities[0].mask[..., None], 3, 2).astype(np.uint8) * 255)
+        bent = _warp(coded, rng)
+        assert np.array_equal(bent.entities[0].mask, bent.image[..., 0] > 0)
+        moved += int((bent.entities[0].mask != scene.entities[0].mask).any())
+    assert moved >= 4
+
+
+def test_what_a_mixed_in_copy_outweighs_is_hidden(scenes: list[RenderedScene]) -> None:
+    rng = random.Random(8)
+    for scene in scenes:
+        image, hidden = _mix(scene, scene.image, np.zeros((128, 128), bool), rng)
+        changed = (image != scene.image).any(2)
+        assert 0 < hidden.sum() < 128 * 64
+        assert (changed & ~hidden).sum() < 128 * 64
+        assert not changed[0, 0] or not changed[-1, -1]
+
+
+def test_the_heads_learn_what_is_seen_and_what_was_there(processor: Qwen2_5_VLProcessor, scenes: list) -> None:
+    packer = Packer(processor, 128)
+    scene = scenes[0]
+    whole = view_of(scene)
+    bare = view_of(scene, hidden=scene.entities[0].mask, image=np.zeros_like(scene.image))
+    batch = packer.batch([bare], [[]], random.Random(0), [whole])
+    seen, before = batch.patch_labels.chunk(2, 2)
+    assert before.sum() > seen.sum()
+    colours = batch.patch_colours.chunk(2, 2)
+    assert (colours[0] == -1).all()
+    assert (colours[1] > -1).any()
+    # Token 0 holds the four patches of the upper left corner, row by row.
+    expected = patch_labels(whole, 8)[:2, :2].reshape(-1)
+    assert before[0, 0].tolist() == expected.astype(float).tolist()
 
 
 def test_patch_labels_mark_kind_and_part(views: list[View]) -> None:
