@@ -87,6 +87,14 @@ def _library_parsers(commands: argparse._SubParsersAction) -> None:
         "--benchmark", type=Path, help="Parquet file in ArtiBench's layout; default: the configuration's"
     )
     judge.add_argument("--out", type=Path, help="folder for predictions and evaluation.json; default: in the store")
+    sheets = _add(commands, "blind", "sheets for a blind judgement of accepted pairs, and its score", blind)
+    sheets.add_argument("--curated", type=Path, help="folder of a curated data set to draw from")
+    sheets.add_argument("--out", type=Path, required=True, help="folder for the sheets and key.json")
+    sheets.add_argument("--per-tool", type=int, default=10)
+    sheets.add_argument("--seed", type=int, default=0)
+    sheets.add_argument(
+        "--verdicts", type=Path, help='score this file instead: {"1": {"side": "left", "type": "omission"}, ...}'
+    )
     look = _add(commands, "inspect", "verdict, boxes and explanation for one image", inspect)
     look.add_argument("image", type=Path)
     _config_options(look)
@@ -109,24 +117,10 @@ def _runs_parser(commands: argparse._SubParsersAction) -> None:
 
 
 def _nano_parser(commands: argparse._SubParsersAction) -> None:
-    nano = commands.add_parser("nano", help="make the embedded world: models, scenes, benchmark, photographs")
-    kinds = nano.add_subparsers(required=True)
-    train = _add(kinds, "train", "train one of the nano models (minutes and more)", _nano("train"), add_help=False)
-    train.add_argument("model", choices=("flux", "vl", "clip"))
-    train.add_argument("options", nargs=argparse.REMAINDER, help="options of the recipe; try --help after the model")
-    scenes = _add(kinds, "scenes", "render source scenes with part annotations", _nano("scenes"))
-    scenes.add_argument("--out", type=Path, default=Path("data/scenes"))
-    scenes.add_argument("--count", type=int, default=200)
-    scenes.add_argument("--first-seed", type=int, default=0)
-    bench = _add(kinds, "bench", "write ArtiBench-nano, drawn split", _nano("bench"))
-    bench.add_argument("--out", type=Path, default=Path("data/artibench-nano"))
-    bench.add_argument("--count", type=int, default=200)
-    bench.add_argument("--seed", type=int, default=0)
-    bench.add_argument(
-        "--generator", default="data/weights/nano-flux", help="FluxPipeline folder both classes pass through"
-    )
-    photos = _add(kinds, "photos", "write the photographs with their hand-made annotations", _nano("photos"))
-    photos.add_argument("--out", type=Path, default=Path("data/photos"))
+    from artiagent.nano.cli import add_commands
+
+    nano = commands.add_parser("nano", help="make and measure the embedded world: models, scenes, benchmark, studies")
+    add_commands(nano.add_subparsers(required=True, metavar="COMMAND"), _add, _config_options)
 
 
 def _add(
@@ -208,6 +202,21 @@ def evaluate(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def blind(arguments: argparse.Namespace) -> int:
+    """Write the sheets, or score the verdicts of whoever looked at them."""
+    from artiagent.report.blind import KEY, score_verdicts, write_sheets
+
+    if arguments.verdicts is not None:
+        key, verdicts = (json.loads(path.read_text()) for path in (arguments.out / KEY, arguments.verdicts))
+        print(json.dumps(score_verdicts(key, verdicts), indent=1))
+        return 0
+    if arguments.curated is None:
+        raise ValueError("--curated is missing: name the data set to draw from, or --verdicts to score")
+    for sheet in write_sheets(arguments.curated, arguments.out, per_tool=arguments.per_tool, seed=arguments.seed):
+        print(sheet)
+    return 0
+
+
 def inspect(arguments: argparse.Namespace) -> int:
     """Ask a model about one image and draw what it found."""
     from artiagent.config import load_config
@@ -260,15 +269,6 @@ def _pipelines_module() -> ModuleType:
 
     pipelines.cli.prepare()
     return pipelines.cli
-
-
-def _nano(name: str) -> Command:
-    def command(arguments: argparse.Namespace) -> int:
-        import artiagent.nano.cli
-
-        return getattr(artiagent.nano.cli, name)(arguments)
-
-    return command
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from PIL import Image, ImageFilter
+from scipy.ndimage import binary_dilation
 
 from artiagent.nano.scenes import RenderedEntity, RenderedPart, RenderedScene
 from artiagent.nano.views import SeenPart, View, box_of, view_of
@@ -29,6 +30,7 @@ class Chances:
     paste: float = 0.0
 
 
+VISIBLE = 24  # grey levels from which other content counts as altered
 LIGHT_ONLY = Chances()
 USUAL = Chances(warp=0.3, erase=0.35, mix=0.2, paste=0.35)  # a quarter of the views stay whole
 
@@ -37,6 +39,7 @@ def augmented_view(scene: RenderedScene, rng: random.Random, chances: Chances = 
     """`scene` under augmentations drawn from `rng`; what they hide, copy or bend is hidden, copied or bent in the
     masks."""
     pasted: list[SeenPart] = []
+    original = scene.image
     if rng.random() < chances.warp:
         scene = _warp(scene, rng)
     image, hidden = scene.image, np.zeros(scene.image.shape[:2], bool)
@@ -46,7 +49,8 @@ def augmented_view(scene: RenderedScene, rng: random.Random, chances: Chances = 
         image, hidden = _mix(scene, image, hidden, rng)
     if rng.random() < chances.paste:
         image, hidden, pasted = _paste(view_of(scene, hidden, image), hidden, rng)
-    return view_of(scene, hidden, _degrade(image, rng), pasted)
+    altered = np.abs(image.astype(np.int16) - original).max(2) > VISIBLE
+    return view_of(scene, hidden, _degrade(image, rng), pasted, altered)
 
 
 def _warp(scene: RenderedScene, rng: random.Random) -> RenderedScene:
@@ -100,12 +104,14 @@ def _erase(scene: RenderedScene, rng: random.Random) -> tuple[np.ndarray, np.nda
 
 
 def _patch(scene: RenderedScene, rng: random.Random) -> np.ndarray:
-    """bool [H, W]: an ellipse or a rectangle, mostly about a part."""
+    """bool [H, W]: a part's own shape, or an ellipse or a rectangle, mostly about a part."""
     height, width = scene.image.shape[:2]
     rows, columns = np.mgrid[:height, :width]
     cy, cx = rng.randrange(height), rng.randrange(width)
     ry, rx = rng.uniform(5, 16), rng.uniform(5, 16)
     parts = [part for entity in scene.entities for part in entity.parts]
+    if parts and rng.random() < 0.4:
+        return binary_dilation(rng.choice(parts).mask, iterations=rng.randint(1, 3))
     if parts and rng.random() < 0.75:
         x0, y0, x1, y1 = box_of(rng.choice(parts).mask)
         cy, cx = (y0 + y1) / 2, (x0 + x1) / 2

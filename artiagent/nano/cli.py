@@ -1,10 +1,56 @@
-"""The recipes of the nano world as commands. Everything here writes below ``data/``; ``make data-pin`` versions it."""
+"""The nano world as commands: its recipes write below ``data/`` (``make data-pin`` versions it), its measurements print
+or write where they are told."""
 
 from __future__ import annotations
 
 import argparse
+import json
 import runpy
 import sys
+from collections.abc import Callable
+from pathlib import Path
+
+Command = Callable[[argparse.Namespace], int]
+Add = Callable[..., argparse.ArgumentParser]
+GENERATOR = "data/weights/nano-flux"
+
+
+def add_commands(kinds: argparse._SubParsersAction, add: Add, config_options: Callable) -> None:
+    """All commands with their options; `add(kinds, name, help, command)` makes a parser."""
+    made = add(kinds, "train", "train one of the nano models (minutes and more)", train, add_help=False)
+    made.add_argument("model", choices=("flux", "vl", "clip", "parser"))
+    made.add_argument("options", nargs=argparse.REMAINDER, help="options of the recipe; try --help after the model")
+    made = add(kinds, "scenes", "render source scenes with part annotations", scenes)
+    made.add_argument("--out", type=Path, default=Path("data/scenes"))
+    made.add_argument("--count", type=int, default=200)
+    made.add_argument("--first-seed", type=int, default=0)
+    made = add(kinds, "bench", "write ArtiBench-nano, drawn split", bench)
+    made.add_argument("--out", type=Path, default=Path("data/artibench-nano"))
+    made.add_argument("--count", type=int, default=600)
+    made.add_argument("--seed", type=int, default=0)
+    made.add_argument("--generator", default=GENERATOR, help="FluxPipeline folder both classes pass through")
+    made = add(kinds, "photos", "write the photographs with their hand-made annotations", photos)
+    made.add_argument("--out", type=Path, default=Path("data/photos"))
+    made = add(kinds, "probe", "linear probe on frozen vision features, twin against artifact image", probe)
+    _curated(made)
+    made.add_argument("--model", type=Path, default=Path("data/weights/nano-vl"), help="model folder")
+    made.add_argument("--threads", type=int, default=1, help="CPU threads")
+    made = add(kinds, "truth", "precision of accepted pairs by nano-parser", truth)
+    _curated(made)
+    _parser_folder(made)
+    made = add(kinds, "filters", "what curation accepts of pairs whose truth is known", filters)
+    config_options(made)
+    _parser_folder(made)
+    made.add_argument("--count", type=int, default=400, help="pairs, half of them without a fault")
+    made.add_argument("--out", type=Path, required=True, help="folder for pairs, verdicts and filters.json")
+    made = add(kinds, "study", "sampler x loss, and injected against drawn pairs, with several seeds", study)
+    config_options(made)
+    _curated(made)
+    made.add_argument("--scenes", type=Path, required=True, help="folder of the scenes that the pairs were made from")
+    made.add_argument("--out", type=Path, required=True, help="folder for models, predictions and study.md; resumes")
+    made.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    made.add_argument("--no-ablation", action="store_true", help="injected against drawn pairs only")
+    made.add_argument("--workers", type=int, default=2, help="runs side by side, one thread each")
 
 
 def train(arguments: argparse.Namespace) -> int:
@@ -31,11 +77,9 @@ def scenes(arguments: argparse.Namespace) -> int:
 
 def bench(arguments: argparse.Namespace) -> int:
     """Write the benchmark's drawn split; both classes pass through the generator's autoencoder."""
-    from artiagent.checkpoints import locate
     from artiagent.nano.artibench import write_artibench
-    from artiagent.nano.flux_vae import encode_path
 
-    encode = encode_path(locate(arguments.generator))
+    encode = _encode_path(arguments.generator)
     print(write_artibench(arguments.out, arguments.count, seed=arguments.seed, encode=encode))
     return 0
 
@@ -46,3 +90,83 @@ def photos(arguments: argparse.Namespace) -> int:
 
     print(write_photo_set(arguments.out))
     return 0
+
+
+def probe(arguments: argparse.Namespace) -> int:
+    """Print AUROC and pair accuracy on held-out sources; exit code 1 below the gate of .75."""
+    from artiagent.nano.probe import GATE, pair_features
+    from artiagent.nano.probe import probe as measure
+    from artiagent.vlm.local import LocalVlm
+
+    found = measure(*pair_features(LocalVlm(arguments.model, threads=arguments.threads), arguments.curated))
+    _print({name: value.model_dump() for name, value in found.items()})
+    return 0 if found["auroc"].value >= GATE else 1
+
+
+def truth(arguments: argparse.Namespace) -> int:
+    """Print the share of accepted and of rejected artifacts that the parser sees."""
+    from artiagent.nano.parser import Parser
+    from artiagent.nano.truth import precision
+
+    table = precision(Parser(arguments.parser), arguments.curated)
+    _print({verdict: {tool: i.model_dump() for tool, i in row.items()} for verdict, row in table.items()})
+    return 0
+
+
+def filters(arguments: argparse.Namespace) -> int:
+    """Make the filter test, curate it with the configuration's filters and print what they accepted."""
+    from artiagent.checkpoints import checkpoint_ref
+    from artiagent.config import load_config
+    from artiagent.curation.stage import curate
+    from artiagent.nano.drawn_pairs import write_filter_test
+    from artiagent.nano.parser import Parser
+    from artiagent.nano.truth import filter_recall
+    from artiagent.store import write_atomic
+
+    config = load_config(arguments.config, arguments.set)
+    encode = _encode_path(config.inputs.generator)
+    pairs, made_from = write_filter_test(arguments.out, arguments.count, encode=encode)
+    judge = checkpoint_ref("base", config.inputs.vlm)
+    curated = curate(config.curation, pairs, made_from, judge, arguments.out / f"curated-{judge.sha256[:8]}")
+    found = filter_recall(Parser(arguments.parser), curated)
+    write_atomic(arguments.out / "filters.json", (json.dumps(found, indent=1) + "\n").encode())
+    _print(found)
+    return 0
+
+
+def study(arguments: argparse.Namespace) -> int:
+    """Run the transfer study and print its table."""
+    from artiagent.config import load_config
+    from artiagent.nano.transfer import run_transfer
+    from artiagent.study import markdown
+
+    table = run_transfer(
+        load_config(arguments.config, arguments.set),
+        arguments.curated,
+        arguments.scenes,
+        arguments.out,
+        seeds=arguments.seeds,
+        ablate=not arguments.no_ablation,
+        workers=arguments.workers,
+    )
+    print(markdown(table))
+    return 0
+
+
+def _curated(made: argparse.ArgumentParser) -> None:
+    made.add_argument("--curated", type=Path, required=True, help="folder of a curated data set")
+
+
+def _parser_folder(made: argparse.ArgumentParser) -> None:
+    made.add_argument("--parser", type=Path, default=Path("data/weights/nano-parser"), help="nano-parser's folder")
+
+
+def _encode_path(generator: str) -> Callable:
+    from artiagent.checkpoints import locate
+    from artiagent.nano.flux_vae import encode_path
+
+    return encode_path(locate(generator))
+
+
+def _print(value: object) -> None:
+    print(json.dumps(value, indent=1))

@@ -23,7 +23,7 @@ from artiagent.nano.augment import augmented_view
 from artiagent.nano.export import replacing
 from artiagent.nano.flux_text import TEXT_TOKENS, build_clip_tokenizer
 from artiagent.nano.loop import Progress, Schedule, bf16_is_native, describe_machine, fit
-from artiagent.nano.patch_heads import PatchHeads, patch_targets
+from artiagent.nano.patch_heads import PatchHeads, PatchTargets, patch_targets
 from artiagent.nano.scene_pool import ScenePool
 from artiagent.nano.scenes import CAPTION_WORDS, TRAIN_SEEDS, render_scene
 from artiagent.nano.views import View, view_of
@@ -76,8 +76,13 @@ class CaptionBatch:
     pixel_values: Tensor
     input_ids: Tensor
     attention_mask: Tensor
-    patch_labels: Tensor
-    patch_colours: Tensor
+    targets: PatchTargets
+
+    def to(self, device: str) -> CaptionBatch:
+        targets = PatchTargets(*(target.to(device) for target in self.targets))
+        return CaptionBatch(
+            *(part.to(device) for part in (self.pixel_values, self.input_ids, self.attention_mask)), targets
+        )
 
 
 class Contrastive(nn.Module):
@@ -98,7 +103,7 @@ class Contrastive(nn.Module):
         same = (batch.input_ids[:, None] == batch.input_ids[None]).all(-1).float()
         right = same / same.sum(1, keepdim=True)
         loss = sum(nn.functional.cross_entropy(side, right) for side in (logits, logits.T)) / 2
-        return loss + self.heads(seen.last_hidden_state[:, 1:], batch.patch_labels, batch.patch_colours)
+        return loss + self.heads(seen.last_hidden_state[:, 1:], batch.targets)
 
 
 def train_clip(
@@ -133,7 +138,7 @@ def train_clip(
 
     def loss_of(learner: nn.Module, generator: torch.Generator, _: float) -> Tensor:
         rng = random.Random(int(torch.randint(2**62, (), generator=generator)))
-        drawn = CaptionBatch(*(part.to(device) for part in draw_captioned(pool, processor, batch, rng)))
+        drawn = draw_captioned(pool, processor, batch, rng).to(device)
         with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=autocast):
             return learner(drawn)
 
@@ -149,8 +154,8 @@ def train_clip(
     return export(out, averaged.model, processor, progress, report, held_out=held_out)
 
 
-def draw_captioned(pool: ScenePool, processor: CLIPProcessor, count: int, rng: random.Random) -> tuple[Tensor, ...]:
-    """The fields of a `CaptionBatch`: `count` augmented scenes whose caption still holds."""
+def draw_captioned(pool: ScenePool, processor: CLIPProcessor, count: int, rng: random.Random) -> CaptionBatch:
+    """`count` augmented scenes whose caption still holds."""
     views: list[View] = []
     originals: list[View] = []
     while len(views) < count:
@@ -162,7 +167,7 @@ def draw_captioned(pool: ScenePool, processor: CLIPProcessor, count: int, rng: r
     captions = [view.caption for view in views]
     read = processor.tokenizer(captions, padding="max_length", max_length=TEXT_TOKENS, return_tensors="pt")
     pixels = normalised(np.stack([view.image for view in views]), processor)
-    return pixels, read.input_ids, read.attention_mask, *patch_targets(views, originals, PATCH)
+    return CaptionBatch(pixels, read.input_ids, read.attention_mask, patch_targets(views, originals, PATCH))
 
 
 def normalised(images: np.ndarray, processor: CLIPProcessor) -> Tensor:

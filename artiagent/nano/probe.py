@@ -1,13 +1,11 @@
 """The gate before fine-tuning: can a linear probe on frozen vision features tell artifact image from clean twin?
 
-``python -m artiagent.nano.probe --curated FOLDER`` prints the AUROC on held-out sources. If it stays near chance, no
+``artiagent nano probe --curated FOLDER`` prints the AUROC on held-out sources. If it stays near chance, no
 prompt and no adapter of the language model can see the artifacts either; then the clean pre-training has to change.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -29,6 +27,7 @@ from artiagent.vlm.local import LocalVlm
 
 BATCH = 32
 FOLDS = 5
+GATE = 0.75  # AUROC from which fine-tuning is worth its time
 
 
 def image_tokens(vlm: LocalVlm, images: Iterable[np.ndarray]) -> np.ndarray:
@@ -98,19 +97,3 @@ def _weighted_auroc(scores: np.ndarray, labels: np.ndarray, weights: np.ndarray)
         return auroc(scores, labels)
     counts = weights.astype(int)
     return auroc(np.repeat(scores, counts), np.repeat(labels, counts))
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description="Linear probe on frozen vision features, twin against artifact.")
-    parser.add_argument("--curated", type=Path, required=True, help="folder of a curated data set")
-    parser.add_argument("--model", type=Path, default=Path("data/weights/nano-vl"), help="model folder")
-    parser.add_argument("--limit", type=int, help="at most so many pairs")
-    parser.add_argument("--threads", type=int, default=1, help="CPU threads")
-    arguments = parser.parse_args()
-    vlm = LocalVlm(arguments.model, threads=arguments.threads)
-    found = probe(*pair_features(vlm, arguments.curated, arguments.limit))
-    print(json.dumps({name: value.model_dump() for name, value in found.items()}, indent=1))
-
-
-if __name__ == "__main__":
-    main()

@@ -1,6 +1,6 @@
 """Curation truth by nano-parser: does an independent counter of parts see the fault that a pair claims?
 
-``python -m artiagent.nano.truth --curated FOLDER`` prints the precision of accepted pairs per tool. The parser sees
+``artiagent nano truth --curated FOLDER`` prints the precision of accepted pairs per tool. The parser sees
 pixels only. What it must find, twin against artifact image, around the recorded targets:
 
 - add: one more of the part, or twice its pixels;
@@ -11,8 +11,6 @@ pixels only. What it must find, twin against artifact image, around the recorded
 
 from __future__ import annotations
 
-import argparse
-import json
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from itertools import islice
@@ -112,21 +110,3 @@ def filter_recall(parser: Parser | None, curated: DatasetRef | Path) -> dict[str
         name: {**cell, "accepted_share": round(cell["accepted"] / cell["n"], 3)}
         for name, cell in sorted(counts.items())
     }
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description="Precision of accepted pairs by nano-parser.")
-    parser.add_argument("--curated", type=Path, required=True, help="folder of a curated data set")
-    parser.add_argument("--parser", type=Path, default=Path("data/weights/nano-parser"), help="nano-parser's folder")
-    parser.add_argument("--filter-test", action="store_true", help="the data set is a curated filter test")
-    arguments = parser.parse_args()
-    judge = Parser(arguments.parser)
-    if arguments.filter_test:
-        print(json.dumps(filter_recall(judge, arguments.curated), indent=1))
-        return
-    table = precision(judge, arguments.curated)
-    print(json.dumps({v: {t: i.model_dump() for t, i in row.items()} for v, row in table.items()}, indent=1))
-
-
-if __name__ == "__main__":
-    main()

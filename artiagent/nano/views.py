@@ -53,10 +53,12 @@ class SeenPart:
 @dataclass(frozen=True)
 class View:
     """A scene as the model sees it. `kinds[i]` names entity i; `owners` uint8 [H, W] is i + 1 where entity i can be
-    seen; `caption` is empty where it would not be true."""
+    seen; `altered` bool [H, W] marks where an augmentation left other content; `caption` is empty where it would not be
+    true."""
 
     image: np.ndarray
     owners: np.ndarray
+    altered: np.ndarray
     kinds: tuple[str, ...]
     boxes: tuple[Box, ...]
     parts: tuple[SeenPart, ...]
@@ -81,9 +83,10 @@ def view_of(
     hidden: np.ndarray | None = None,
     image: np.ndarray | None = None,
     pasted: Sequence[SeenPart] = (),
+    altered: np.ndarray | None = None,
 ) -> View:
-    """The scene, less the pixels of `hidden` (bool [H, W]), with `image` in place of its own and `pasted` parts if
-    given."""
+    """The scene, less the pixels of `hidden` (bool [H, W]), with `image` in place of its own, `pasted` parts and what
+    is `altered` if given."""
     shown = np.ones(scene.image.shape[:2], bool) if hidden is None else ~hidden
     parts = []
     for owner, entity in enumerate(scene.entities):
@@ -98,6 +101,7 @@ def view_of(
     return View(
         scene.image if image is None else image,
         owners,
+        np.zeros(shown.shape, bool) if altered is None else altered,
         tuple(entity.name for entity in scene.entities),
         tuple(box_of(entity.mask & shown) for entity in scene.entities),
         (*parts, *pasted),
@@ -136,3 +140,9 @@ def patch_colours(image: np.ndarray, patch: int) -> np.ndarray:
     """float32 [rows, columns, 3]: mean colour of every patch of `patch` px, -1 to 1."""
     side = image.shape[0] // patch
     return image.reshape(side, patch, side, patch, 3).mean((1, 3), dtype=np.float32) / 127.5 - 1
+
+
+def patch_shares(mask: np.ndarray, patch: int) -> np.ndarray:
+    """float32 [rows, columns, 1]: share of every patch of `patch` px that bool [H, W] `mask` covers."""
+    side = mask.shape[0] // patch
+    return mask.reshape(side, patch, side, patch, 1).mean((1, 3), dtype=np.float32)

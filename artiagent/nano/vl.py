@@ -34,7 +34,7 @@ from artiagent.vlm.local import LocalVlm
 
 HELD_OUT_SEED = TRAIN_SEEDS[1_000_000_000]
 EXPORT_SECONDS = 600.0
-VISION_SHARE = 0.35  # of the budget: the vision tower alone
+VISION_SHARE = 0.45  # of the budget: the vision tower alone
 
 
 class Pretraining(nn.Module):
@@ -58,7 +58,7 @@ class Pretraining(nn.Module):
         return (each * weights).sum() / weights.sum() + self._patch_loss(batch, features)
 
     def _patch_loss(self, batch: Batch, features: Tensor) -> Tensor:
-        return self.heads(features, batch.patch_labels, batch.patch_colours)
+        return self.heads(features, batch.targets)
 
     def _image_tokens(self, batch: Batch) -> Tensor:
         """[B * tokens, hidden]."""

@@ -16,7 +16,7 @@ from torch import Tensor
 from transformers import Qwen2_5_VLProcessor
 
 from artiagent.instruction import prompts
-from artiagent.nano.patch_heads import patch_targets
+from artiagent.nano.patch_heads import PatchTargets, patch_targets
 from artiagent.nano.views import View
 from artiagent.nano.vl_tasks import ASK, Exchange
 
@@ -40,11 +40,11 @@ class Batch:
     weights: Tensor
     pixel_values: Tensor  # [B * patches, channels * temporal * patch * patch]
     image_grid_thw: Tensor  # [B, 3]
-    patch_labels: Tensor  # [B, image tokens, 2 * merge**2 * classes], see `patch_heads.patch_targets`
-    patch_colours: Tensor  # [B, image tokens, 2 * merge**2 * 3]
+    targets: PatchTargets
 
     def to(self, device: str) -> Batch:
-        return Batch(*(getattr(self, item.name).to(device) for item in fields(self)))
+        tensors = {item.name: getattr(self, item.name).to(device) for item in fields(self) if item.name != "targets"}
+        return Batch(**tensors, targets=PatchTargets(*(target.to(device) for target in self.targets)))
 
 
 def ask_many(view: View, rng: random.Random, most: int) -> list[Exchange]:
@@ -90,7 +90,7 @@ class Packer:
         grid = torch.tensor([[1, self.grid, self.grid]]).expand(len(views), 3)
         pixels = self.pixels(np.stack([view.image for view in views]))
         targets = patch_targets(views, originals or views, self.patch, self.merge)
-        return Batch(ids, positions, allowed[:, None], labels, weights, pixels, grid, *targets)
+        return Batch(ids, positions, allowed[:, None], labels, weights, pixels, grid, targets)
 
     def pixels(self, images: np.ndarray) -> Tensor:
         """uint8 [B, H, W, 3] -> what the processor makes of images that need no resizing."""

@@ -20,6 +20,7 @@ from artiagent.nano.clip import (
     retrieval,
     train_clip,
 )
+from artiagent.nano.patch_heads import PatchTargets
 from artiagent.nano.scene_pool import ScenePool
 from artiagent.nano.scenes import TRAIN_SEEDS, render_scene
 
@@ -54,7 +55,7 @@ def test_training_resumes_and_the_folder_reloads(tmp_path: Path) -> None:
 
 def test_the_loss_falls_on_a_batch_that_is_seen_again(processor: CLIPProcessor) -> None:
     learner = Contrastive(build_model(processor.tokenizer, **TINY))
-    drawn = CaptionBatch(*draw_captioned(ScenePool(TRAIN_SEEDS[0], 8), processor, 8, random.Random(0)))
+    drawn = draw_captioned(ScenePool(TRAIN_SEEDS[0], 8), processor, 8, random.Random(0))
     optimizer = torch.optim.AdamW(learner.parameters(), lr=3e-3)
     losses = []
     for _ in range(12):
@@ -68,9 +69,11 @@ def test_the_loss_falls_on_a_batch_that_is_seen_again(processor: CLIPProcessor) 
 
 def test_equal_captions_are_not_each_others_negatives(processor: CLIPProcessor) -> None:
     learner = Contrastive(build_model(processor.tokenizer, **TINY)).eval()
-    learner.heads.label_weight = learner.heads.colour_weight = 0.0
+    learner.heads.weights = (0.0, 0.0, 0.0)
     drawn = draw_captioned(ScenePool(TRAIN_SEEDS[0], 4), processor, 2, random.Random(1))
-    twice = CaptionBatch(*(part[:1].repeat(2, *[1] * (part.ndim - 1)) for part in drawn))
+    parts = (drawn.pixel_values, drawn.input_ids, drawn.attention_mask, *drawn.targets)
+    *parts, labels, colours, altered = (part[:1].repeat(2, *[1] * (part.ndim - 1)) for part in parts)
+    twice = CaptionBatch(*parts, PatchTargets(labels, colours, altered))
     with torch.no_grad():
         assert learner(twice).item() == pytest.approx(np.log(2), abs=1e-4)
 

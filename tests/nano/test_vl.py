@@ -14,7 +14,7 @@ from PIL import Image
 from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor, Qwen2Tokenizer
 
 from artiagent.instruction import prompts
-from artiagent.nano.augment import Chances, _mix, _warp, augmented_view
+from artiagent.nano.augment import LIGHT_ONLY, Chances, _mix, _warp, augmented_view
 from artiagent.nano.scene_pool import StoredScene
 from artiagent.nano.scenes import TRAIN_SEEDS, RenderedScene, render_scene
 from artiagent.nano.views import View, patch_classes, patch_labels, view_of
@@ -236,6 +236,16 @@ def test_warping_bends_the_masks_with_the_picture(scenes: list[RenderedScene]) -
     assert moved >= 4
 
 
+def test_what_an_augmentation_left_is_marked_and_light_is_not(scenes: list[RenderedScene]) -> None:
+    rng = random.Random(5)
+    assert not any(augmented_view(scene, rng, LIGHT_ONLY).altered.any() for scene in scenes)
+    for scene in scenes:
+        view = augmented_view(scene, rng, Chances(erase=1.0, paste=1.0))
+        hidden = np.logical_or.reduce([entity.mask for entity in scene.entities]) & (view.owners == 0)
+        assert view.altered.any()
+        assert view.altered[hidden].mean() > 0.5 if hidden.sum() > 30 else True
+
+
 def test_what_a_mixed_in_copy_outweighs_is_hidden(scenes: list[RenderedScene]) -> None:
     rng = random.Random(8)
     for scene in scenes:
@@ -252,11 +262,12 @@ def test_the_heads_learn_what_is_seen_and_what_was_there(processor: Qwen2_5_VLPr
     whole = view_of(scene)
     bare = view_of(scene, hidden=scene.entities[0].mask, image=np.zeros_like(scene.image))
     batch = packer.batch([bare], [[]], random.Random(0), [whole])
-    seen, before = batch.patch_labels.chunk(2, 2)
+    seen, before = batch.targets.labels.chunk(2, 2)
     assert before.sum() > seen.sum()
-    colours = batch.patch_colours.chunk(2, 2)
+    colours = batch.targets.colours.chunk(2, 2)
     assert (colours[0] == -1).all()
     assert (colours[1] > -1).any()
+    assert not batch.targets.altered.any()
     # Token 0 holds the four patches of the upper left corner, row by row.
     expected = patch_labels(whole, 8)[:2, :2].reshape(-1)
     assert before[0, 0].tolist() == expected.astype(float).tolist()
