@@ -77,7 +77,9 @@ class PlanningSection(Section):
     add_radius: int = Field(default=3, ge=1)  # alpha
     add_distance_weight: float = Field(default=0.05, ge=0)  # lambda
     add_temperature: float = Field(default=0.05, ge=0)  # tau; 0 = argmax
-    add_min_visible: float = Field(default=0.5, ge=0, le=1)
+    add_min_visible: float = Field(default=0.85, ge=0, le=1)
+    add_coverage: float = Field(default=0.3, ge=0, le=1)  # patches that the part covers less are not copied; 0: all
+    add_contact: float = Field(default=0.5, ge=0)  # the copy's contact with its owner, as a share of the part's own
     remove_radius: int = Field(default=2, ge=1)
     jitter_sigma: float = Field(default=1.5, gt=0)
     jitter_attempts: int = Field(default=10, ge=1)

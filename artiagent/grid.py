@@ -19,10 +19,10 @@ def patch_grid(mask: np.ndarray, patch: int) -> np.ndarray:
     return mask.reshape(height // patch, patch, width // patch, patch).any(axis=(1, 3))
 
 
-def core_grid(mask: np.ndarray, patch: int) -> np.ndarray:
-    """Bool grid of the patches that ``mask`` [H, W] covers by at least half: their content is the object."""
+def core_grid(mask: np.ndarray, patch: int, share: float = 0.5) -> np.ndarray:
+    """Bool grid of the patches that ``mask`` [H, W] covers by at least ``share``: their content is the object."""
     height, width = mask.shape
-    return mask.reshape(height // patch, patch, width // patch, patch).mean(axis=(1, 3)) >= 0.5
+    return mask.reshape(height // patch, patch, width // patch, patch).mean(axis=(1, 3)) >= share
 
 
 def pixel_mask(grid: np.ndarray, patch: int) -> np.ndarray:

@@ -30,6 +30,7 @@ from artiagent.store import Row, read_rows
 
 MARGIN = 6  # px around the targets in which a part's middle may lie
 MORE, LESS, KEPT, CHANGED = 2.0, 0.5, 0.5, 0.33
+LEAST = 24  # px of a part that can be counted on
 BATCH = 32
 
 
@@ -45,9 +46,9 @@ def seen(artifact: Artifact, clean: Parsed, image: Parsed) -> bool | None:
     (count_before, mask_before), (count_after, mask_after) = (_part(parsed, part, near) for parsed in (clean, image))
     before, after = int(mask_before.sum()), int(mask_after.sum())
     if tool == "add":
-        return count_after > count_before or after >= MORE * max(before, 24)
+        return count_after > count_before or after >= MORE * max(before, LEAST)
     if tool == "remove":
-        return count_after < count_before or after <= LESS * before
+        return count_after < count_before or (before >= LEAST and after <= LESS * before)
     both = int((mask_before & mask_after).sum())
     return both <= KEPT * max(before, 1) or count_after != count_before
 

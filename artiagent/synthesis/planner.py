@@ -87,6 +87,11 @@ class SourcePlanner:
         self.grids = {e.id: patch_grid(e.mask.decode(), patch) for e in scene.entities}
         self.core = core_grid(np.logical_or.reduce([e.mask.decode() for e in scene.entities]), patch)
         self.part_grids = {p.id: patch_grid(p.mask.decode(), patch) for e in scene.entities for p in e.parts}
+        self.solid = {
+            p.id: self._solid(p, core_grid(p.mask.decode(), patch, section.add_coverage))
+            for e in scene.entities
+            for p in e.parts
+        }
         self.used: set[tuple[Tool, tuple[str, str, str]]] = set()
 
     def jobs(self) -> Iterator[Job]:
@@ -173,7 +178,7 @@ class SourcePlanner:
             return fuse(owner, self.grids[c.other.id], self.core, rng, section)
         part = self.part_grids[c.part.id]
         if tool == "add":
-            return add(part, owner, self._same_class(c.part), rng, section)
+            return add(part, owner, self._same_class(c.part), rng, section, self.solid[c.part.id])
         if tool == "remove":
             return remove(part, owner, self._same_class(c.part) | part, section.remove_radius)
         if c.kernel == "shuffle":
@@ -181,6 +186,11 @@ class SourcePlanner:
         if c.kernel == "jitter":
             return distort.jitter(part, owner, rng, section.jitter_sigma, section.jitter_attempts)
         return distort.strip(part, section.strips)
+
+    def _solid(self, part: Part, covered: np.ndarray) -> np.ndarray:
+        """Patches that an addition copies; all of them where too few are covered enough."""
+        touched = self.part_grids[part.id]
+        return covered & touched if 2 * (covered & touched).sum() >= touched.sum() else touched
 
     def _same_class(self, part: Part) -> np.ndarray:
         """Patches of the other instances of this part class."""

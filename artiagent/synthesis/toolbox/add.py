@@ -15,28 +15,31 @@ def add(
     others: np.ndarray,
     rng: np.random.Generator,
     section: PlanningSection,
+    copied: np.ndarray | None = None,
 ) -> Mapped | NoMapping:
-    """Place a copy of ``part`` where it overlaps little and still touches its owner.
+    """Place a copy of ``part`` where it overlaps little and still hangs on its owner, nearly as the part does itself.
 
     Args:
         part: patches of the part, bool [h, w].
+        copied: those of them that are mostly part: the rest would bring slabs of background along. None: all.
         owner: patches of the whole owner entity, part included.
         others: patches of other instances of the same part class.
 
     Returns:
         ``M = {(r + d, r)}`` for the chosen shift d, pairs that leave the frame dropped; or NoMapping.
     """
-    cells = indices_of(part)
+    cells = indices_of(part if copied is None else copied)
     if not cells.size:
         return NoMapping("too_small", "the part covers no patch")
     candidates = _candidates(part, section)
     overlap, inside = _overlaps(cells, part, owner, others, candidates)
     body = owner & ~part
     reach = dilate(body if body.any() else owner, 1)
-    touches = _shares(cells, reach, candidates)[0] > 0
+    contact, (own_contact,) = (_shares(cells, reach, at)[0] for at in (candidates, np.zeros((1, 2), dtype=int)))
+    touches = (contact > 0) & (contact >= section.add_contact * own_contact)
     usable = (inside >= section.add_min_visible) & touches & (overlap < 1.5)
     if not usable.any():
-        return NoMapping("no_candidate", "no shift keeps half the copy in frame and in touch with its owner")
+        return NoMapping("no_candidate", "no shift keeps the copy in frame and in touch with its owner")
     distances = _distances(part, candidates, section)
     scores = np.where(usable, (3 - overlap) / (1 + section.add_distance_weight * distances), -np.inf)
     chosen = _choose(scores, section.add_temperature, rng)
