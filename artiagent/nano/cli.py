@@ -29,6 +29,14 @@ def add_commands(kinds: argparse._SubParsersAction, add: Add, config_options: Ca
     made.add_argument("--count", type=int, default=600)
     made.add_argument("--seed", type=int, default=0)
     made.add_argument("--generator", default=GENERATOR, help="FluxPipeline folder both classes pass through")
+    made = add(kinds, "generated", "draw the generated split's samples, or join two labellings of them", generated)
+    made.add_argument("--out", type=Path, default=Path("data/artibench-nano"))
+    made.add_argument("--samples", type=Path, required=True, help="folder for samples and sheets")
+    made.add_argument("--count", type=int, default=120)
+    made.add_argument("--generator", default=GENERATOR, help="FluxPipeline folder")
+    made.add_argument(
+        "--labels", type=Path, nargs=2, help="JSON files of two labellings; see artiagent/nano/generated.py"
+    )
     made = add(kinds, "photos", "write the photographs with their hand-made annotations", photos)
     made.add_argument("--out", type=Path, default=Path("data/photos"))
     made = add(kinds, "probe", "linear probe on frozen vision features, twin against artifact image", probe)
@@ -81,6 +89,20 @@ def bench(arguments: argparse.Namespace) -> int:
 
     encode = _encode_path(arguments.generator)
     print(write_artibench(arguments.out, arguments.count, seed=arguments.seed, encode=encode))
+    return 0
+
+
+def generated(arguments: argparse.Namespace) -> int:
+    """Without labels, samples and sheets; with two labellings, the benchmark file and its card."""
+    from artiagent.checkpoints import locate
+    from artiagent.nano.generated import SAMPLES, sample, write_generated
+
+    if arguments.labels:
+        first, second = (json.loads(path.read_text()) for path in arguments.labels)
+        _print(write_generated(arguments.samples / SAMPLES, first, second, arguments.out))
+        return 0
+    for sheet in sample(locate(arguments.generator), arguments.samples, arguments.count):
+        print(sheet)
     return 0
 
 
