@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from artiagent.records import stable_hash
 
@@ -92,15 +92,37 @@ class PlanningSection(Section):
     fuse_reverse: bool = True
 
 
+class ToolFractions(Section):
+    """A fraction of the schedule for each tool; a single number stands for all of them."""
+
+    add: float = Field(ge=0, le=1)
+    remove: float = Field(ge=0, le=1)
+    distort: float = Field(ge=0, le=1)
+    fuse: float = Field(ge=0, le=1)
+    benign: float = Field(ge=0, le=1)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _alike(cls, value: Any) -> Any:
+        return dict.fromkeys(cls.model_fields, value) if isinstance(value, int | float) else value
+
+    @property
+    def largest(self) -> float:
+        return max(self.add, self.remove, self.distort, self.fuse, self.benign)
+
+
 class SynthesisSection(Section):
-    """Inversion-injection (spec: synthesis, section 2). Phases are fractions of the schedule."""
+    """Inversion-injection (spec: synthesis, section 2). Phases are fractions of the schedule.
+
+    An addition must be carried nearly to the end, a fusion heals best when both windows close half-way: then the bodies
+    grow together instead of lying in each other as a mosaic.
+    """
 
     solver: Literal["euler", "rf_solver", "fireflow"] = "fireflow"
     steps: int = Field(default=10, ge=2)
     guidance: float = 1.0
-    pe_fraction: float = Field(default=0.9, ge=0, le=1)
-    pe_fraction_remove: float = Field(default=0.96, ge=0, le=1)
-    value_fraction: float = Field(default=0.8, ge=0, le=1)
+    pe_fraction: ToolFractions = ToolFractions(add=0.9, remove=0.96, distort=0.7, fuse=0.5, benign=0.9)
+    value_fraction: ToolFractions = ToolFractions(add=0.8, remove=0.8, distort=0.7, fuse=0.5, benign=0.8)
     value_blocks: int = Field(default=3, ge=0)  # how many of the last single-stream blocks take cached values
     value_after: Literal["live", "keep", "restore"] = "live"
     background: Literal["guaranteed", "free"] = "guaranteed"

@@ -32,7 +32,7 @@ def test_profiles_are_valid_and_keep_their_own_models(name):
 def test_paper_numbers():
     config = load_config(CONFIGS / "paper.yaml")
     s = config.synthesis
-    steps = [round(s.steps * f) for f in (s.pe_fraction, s.pe_fraction_remove, s.value_fraction)]
+    steps = [round(s.steps * f) for f in (s.pe_fraction.fuse, s.pe_fraction.remove, s.value_fraction.add)]
     assert (s.steps, steps, s.value_blocks) == (25, [20, 24, 15], 19)
     assert [stage.learning_rate for stage in config.sft.stages] == [1e-5, 1e-6]
     assert config.sft.batch_pairs * 2 * config.sft.accumulate == 64

@@ -40,7 +40,8 @@ class Variants:
     index: torch.Tensor  # int64 [B, L], the token whose position and value each token borrows
     target: torch.Tensor  # bool [B, L]
     region: torch.Tensor  # bool [B, L], grown targets: outside it row 0 decides
-    pe_fraction: tuple[float, ...]  # per row
+    pe_fraction: torch.Tensor  # float64 [B, L], up to where a token takes the borrowed position
+    value_fraction: torch.Tensor  # float64 [B, L], up to where it takes a cached value
 
 
 class Engine:
@@ -79,18 +80,20 @@ class Engine:
         """The walk itself: latents [B, L, C] float32 at time 0."""
         state = self.backbone.state
         rotary, text_tokens = self.backbone.rotary(inversion.prompt, inversion.grid)
-        tables: dict[tuple[bool, ...], Rotary | None] = {}
+        tables: dict[int, Rotary | None] = {}
 
         def velocity(z: torch.Tensor, time: float, node: int) -> torch.Tensor:
             progress = self._progress(node)
-            open_rows = tuple(progress < fraction for fraction in variants.pe_fraction)
-            if open_rows not in tables:
-                tables[open_rows] = self._rotary(variants, open_rows, rotary, text_tokens)
-            state.rotary = tables[open_rows]
+            moved = variants.target & (variants.pe_fraction > progress)
+            phase = int(moved.sum())  # windows only close, so that the number tells which are open
+            if phase not in tables:
+                tables[phase] = self._rotary(variants, moved, rotary, text_tokens) if phase else None
+            state.rotary = tables[phase]
             state.node = node
-            inject_values = progress < self.section.value_fraction and node in inversion.cache.filled
+            cached = variants.value_fraction > progress
+            inject_values = node in inversion.cache.filled and bool(cached.any())
             state.cache = inversion.cache if inject_values else None
-            state.gather, state.live = self._gathers(variants, open_rows) if inject_values else (None, None)
+            state.gather, state.live = self._gathers(variants, moved, cached) if inject_values else (None, None)
             return self.backbone.velocity(z, time, inversion.prompt, inversion.grid)
 
         after = partial(keep_background, region=variants.region) if self.section.background == "guaranteed" else None
@@ -106,8 +109,11 @@ class Engine:
         index = torch.arange(length).repeat(len(batch) + 1, 1)
         target = torch.zeros(len(batch) + 1, length, dtype=torch.bool)
         region = target.clone()
-        fractions = [self.section.pe_fraction]
+        # The twin, and what a row does not change, follow the longest window: of all tools, of the row's own.
+        pe = torch.zeros(len(batch) + 1, length, dtype=torch.float64)
+        value = torch.full_like(pe, self.section.value_fraction.largest)
         for row, injections in enumerate(batch, start=1):
+            value[row] = max(getattr(self.section.value_fraction, i.tool) for i in injections)
             for injection in injections:
                 m = injection.mapping
                 if m.grid != grid:
@@ -117,15 +123,11 @@ class Engine:
                 targets = torch.tensor(m.targets)
                 index[row, targets] = torch.tensor(m.references)
                 target[row, targets] = True
+                pe[row, targets] = getattr(self.section.pe_fraction, injection.tool)
+                value[row, targets] = getattr(self.section.value_fraction, injection.tool)
                 grown = grow(grid_of(m.targets, grid), self.section.feather)
                 region[row] |= torch.from_numpy(grown.ravel())
-            fractions.append(self._pe_fraction(injections))
-        return Variants(index.to(device), target.to(device), region.to(device), tuple(fractions))
-
-    def _pe_fraction(self, injections: tuple[Injection, ...]) -> float:
-        """Omission keeps its window open longer (paper: 24 of 25 steps); a mixed row takes the longest."""
-        long = any(i.tool == "remove" for i in injections)
-        return self.section.pe_fraction_remove if long else self.section.pe_fraction
+        return Variants(*(tensor.to(device) for tensor in (index, target, region, pe, value)))
 
     def _progress(self, node: int) -> float:
         """Share of the injection's steps already behind the step that visits ``node`` (0 at the noise end)."""
@@ -136,30 +138,28 @@ class Engine:
         section = self.section
         recorded = set(solvers.nodes(section.solver, section.steps, up=True))
         needed = [n for n in solvers.nodes(section.solver, section.steps, up=False) if n in recorded]
-        window = [n for n in needed if self._progress(n) < section.value_fraction]
+        window = [n for n in needed if self._progress(n) < section.value_fraction.largest]
         where = device if section.cache_device == "same" else torch.device(section.cache_device)
         blocks, heads, head_dim = self.backbone.value_shape()
         return ValueCache(window, blocks, grid[0] * grid[1], heads, head_dim, torch_dtype(section.cache_dtype), where)
 
-    def _rotary(
-        self, variants: Variants, open_rows: tuple[bool, ...], rotary: Rotary, text_tokens: int
-    ) -> Rotary | None:
-        if not any(open_rows):
-            return None
-        open_ = torch.tensor(open_rows, device=variants.index.device)[:, None]
+    def _rotary(self, variants: Variants, moved: torch.Tensor, rotary: Rotary, text_tokens: int) -> Rotary:
         own = torch.arange(variants.index.shape[1], device=variants.index.device)
-        return gather_rows(rotary, torch.where(open_, variants.index, own), text_tokens)
+        return gather_rows(rotary, torch.where(moved, variants.index, own), text_tokens)
 
-    def _gathers(self, variants: Variants, open_rows: tuple[bool, ...]) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Value rows; ``value_after`` says what targets take once their position window has closed."""
-        if all(open_rows) or self.section.value_after == "keep":
-            return variants.index, None
-        closed = ~torch.tensor(open_rows, device=variants.index.device)[:, None]
-        own = torch.arange(variants.index.shape[1], device=variants.index.device)
-        gather = torch.where(closed, own, variants.index)
-        if self.section.value_after == "restore":
-            return gather, None
-        return gather, (closed & variants.target)[:, :, None, None]
+    def _gathers(
+        self, variants: Variants, moved: torch.Tensor, cached: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Value rows, and where values run live; ``value_after`` says what targets take once their position window has
+        closed, ``cached`` bool [B, L] whose value window is open."""
+        closed, live = variants.target & ~moved, ~cached
+        gather = variants.index
+        if self.section.value_after != "keep":
+            own = torch.arange(variants.index.shape[1], device=variants.index.device)
+            gather = torch.where(closed, own, gather)
+        if self.section.value_after == "live":
+            live = live | closed
+        return gather, live[:, :, None, None] if live.any() else None
 
 
 def keep_background(z: torch.Tensor, region: torch.Tensor) -> torch.Tensor:

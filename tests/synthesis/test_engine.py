@@ -67,6 +67,26 @@ def test_variants_in_a_batch_equal_variants_alone(backbone: Backbone, image: np.
     assert difference(together[2], alone[1]) < 1e-4
 
 
+def test_every_tool_of_a_row_has_its_own_windows(backbone: Backbone, image: np.ndarray) -> None:
+    fractions = {"add": 1.0, "remove": 1.0, "distort": 0.0, "fuse": 0.5, "benign": 1.0}
+    engine = Engine(backbone, SynthesisSection(steps=4, pe_fraction=fractions, value_fraction=fractions))
+    batch = [(injection([9], [30]), injection([20], [7], "distort"))]
+    variants = engine.variants(batch, GRID, torch.device("cpu"))
+    assert variants.pe_fraction[1, [9, 20]].tolist() == [1.0, 0.0]
+    assert variants.value_fraction[1, [9, 20, 0]].tolist() == [1.0, 0.0, 1.0]
+    assert variants.value_fraction[0].unique().tolist() == [1.0]
+    moved, cached = (variants.target & (f > 0.2) for f in (variants.pe_fraction, variants.value_fraction))
+    gather, live = engine._gathers(variants, moved, cached | ~variants.target)
+    assert gather[1, [9, 20]].tolist() == [30, 20]
+    assert live[1, [9, 20], 0, 0].tolist() == [False, True]
+
+
+def test_a_short_window_changes_less(backbone: Backbone, image: np.ndarray) -> None:
+    windows = ({"pe_fraction": f, "value_fraction": f} for f in (1.0, 0.25))
+    long, short = (run(backbone, image, [(injection([9], [30], "fuse"),)], **w) for w in windows)
+    assert difference(long[1], long[0]) > difference(short[1], short[0]) > 0
+
+
 def test_the_cache_survives_an_injection(backbone: Backbone, image: np.ndarray) -> None:
     engine = Engine(backbone, SynthesisSection(steps=4))
     inversion = engine.invert(image, CAPTION)
