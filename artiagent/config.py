@@ -228,7 +228,7 @@ class RewardSection(Section):
     epochs: int = 60  # the paper's 5 are many more steps: a few hundred pairs make 11 batches
     cross_scene: int = 2
     hidden: int = 128
-    pooling: Literal["pooled", "patches"] = "patches"
+    pooling: Literal["pooled", "patches", "tokens"] = "tokens"
     val_share: float = Field(default=0.25, gt=0, lt=1)
     seed: int = 0
     resamples: int = 10_000

@@ -67,9 +67,20 @@ def test_a_finished_folder_is_returned_and_foreign_inputs_refused(
 
 def test_pooling_decides_the_features(curated: DatasetRef, tiny_clip: CheckpointRef) -> None:
     pooled = encode_pairs(SECTION.model_copy(update={"pooling": "pooled"}), curated, tiny_clip)
-    patches = encode_pairs(SECTION, curated, tiny_clip)
+    patches = encode_pairs(SECTION.model_copy(update={"pooling": "patches"}), curated, tiny_clip)
+    tokens = encode_pairs(SECTION, curated, tiny_clip)
     assert pooled.clean.shape == (24, 32) and patches.clean.shape == (24, 96)
     assert torch.allclose(pooled.clean, patches.clean[:, :32])
+    assert tokens.clean.shape == (24, 16, 32)
+    assert torch.allclose(tokens.clean.float().amax(1), patches.clean[:, 64:], atol=1e-2)
+
+
+def test_the_worst_token_decides() -> None:
+    head = RewardHead(1, 1)
+    head.layers = torch.nn.Identity()
+    rewards = head(torch.tensor([[[3.0], [3.0], [-9.0]], [[3.0], [3.0], [3.0]]]))
+    assert rewards[0].item() == pytest.approx(-9.0, abs=1e-3)
+    assert rewards[1].item() == pytest.approx(3.0 - np.log(3), abs=1e-3)
 
 
 def test_cross_scene_pairs_never_share_a_scene() -> None:
