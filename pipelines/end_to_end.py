@@ -42,7 +42,7 @@ def end_to_end(config: Config, digests: dict[str, str]) -> None:
     predictions_base = evaluate_base(config.evaluation, vlm, benchmark)
     predictions_tuned = evaluate_tuned(config.evaluation, tuned, benchmark)
     evaluation = score(config.evaluation, benchmark, predictions_base, predictions_tuned)
-    reward = train_reward(config.reward, curated, clip)
+    reward = train_reward(config.reward, curated, clip, benchmark)
     results = {
         "inputs": inputs, "scenes": scenes, "jobs": jobs, "pairs": pairs, "curated": curated,
         "conversations": conversations, "tuned": tuned, "predictions_base": predictions_base,

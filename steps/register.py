@@ -36,7 +36,7 @@ def run(
         "evaluate_tuned": predictions_tuned, "score": evaluation, "train_reward": reward,
     }  # fmt: skip
     tracked = log_run(client, config, name, refs)
-    rewards = {k: float(v) for k, v in reward.summary.items() if isinstance(v, (int, float)) and "accuracy" in k}
+    rewards = {k: float(v) for k, v in reward.summary.items() if isinstance(v, (int, float)) and k.endswith("_value")}
     registered = [
         register_model(
             client, title, model, tracked.experiment_id, tracked.stages.get(stage, tracked.parent), metrics,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 from artiagent.config import RewardSection
@@ -9,10 +10,13 @@ from artiagent.records import CheckpointRef, DatasetRef
 from steps.stage import cached_step, out_dir
 
 
-def run(section: RewardSection, curated: DatasetRef, clip: CheckpointRef) -> Annotated[CheckpointRef, "reward"]:
+def run(
+    section: RewardSection, curated: DatasetRef, clip: CheckpointRef, benchmark: DatasetRef
+) -> Annotated[CheckpointRef, "reward"]:
     from artiagent.learning.reward import train_reward
 
-    return train_reward(section, curated, clip, out_dir("reward", __name__, section, curated, clip))
+    out = out_dir("reward", __name__, section, curated, clip, benchmark)
+    return train_reward(section, curated, clip, out, Path(benchmark.uri))
 
 
 train_reward = cached_step(run)

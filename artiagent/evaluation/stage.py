@@ -71,7 +71,7 @@ def score(
 ) -> EvaluationReport:
     """Score predictions (base first, then tuned) and the trivial baselines; write ``evaluation.json`` below ``out``.
 
-    Every figure carries a 95 % bootstrap interval over images; "tuned - base" is resampled in pairs. Raises ValueError
+    Every figure carries a 95 % bootstrap interval over images; differences are resampled in pairs. Raises ValueError
     for predictions without a stamp, with another prompt than today's, or that do not cover the benchmark.
     """
     items = read_truth(benchmark, section.limit)
@@ -94,7 +94,7 @@ def score(
         n=len(items),
         n_faulty=sum(item.faulty for item in items),
         scores={name: _intervals(table, weights) for name, table in {**tables, **trivial}.items()},
-        differences=_differences(tables, weights),
+        differences=_differences(tables, trivial, weights),
         breakdown=_breakdown(section, items, answers, weights),
         statuses={name: _statuses(rows) for name, rows in answers.items()},
         models={name: rows[0].model_sha256 for name, rows in answers.items()},
@@ -176,16 +176,19 @@ def _intervals(table: dict[str, Score], weights: np.ndarray) -> dict[str, Interv
     return {metric: interval(score.statistic, weights, score.n) for metric, score in table.items()}
 
 
-def _differences(tables: dict[str, dict[str, Score]], weights: np.ndarray) -> dict[str, dict[str, Interval]]:
-    """Every later model against the first one."""
-    names = list(tables)
+def _differences(
+    tables: dict[str, dict[str, Score]], trivial: dict[str, dict[str, Score]], weights: np.ndarray
+) -> dict[str, dict[str, Interval]]:
+    """Every later model against the first one and against the trivial baselines, on the metrics that both have."""
+    first, *later = tables
     return {
-        f"{name} - {names[0]}": {
-            metric: difference(tables[name][metric].statistic, tables[names[0]][metric].statistic, weights, found.n)
-            for metric, found in tables[name].items()
-            if metric in tables[names[0]]
+        f"{name} - {other}": {
+            metric: difference(tables[name][metric].statistic, score.statistic, weights, score.n)
+            for metric, score in table.items()
+            if metric in tables[name]
         }
-        for name in names[1:]
+        for name in later
+        for other, table in ((first, tables[first]), *trivial.items())
     }
 
 

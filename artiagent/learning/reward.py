@@ -24,12 +24,13 @@ from transformers import AutoImageProcessor, CLIPModel
 from artiagent.checkpoints import checkpoint_ref
 from artiagent.config import RewardSection
 from artiagent.devices import torch_device, use_threads
+from artiagent.evaluation.benchmarks import read_items
 from artiagent.evaluation.bootstrap import draw_weights, interval
-from artiagent.evaluation.metrics import ratio_of
+from artiagent.evaluation.metrics import auroc, ratio_of
 from artiagent.images import decode
 from artiagent.instruction.conversations import split_of, usable
 from artiagent.records import CheckpointRef, DatasetRef, Interval, Pair, stable_hash
-from artiagent.store import Row, read_rows, write_atomic
+from artiagent.store import Row, file_sha256, read_rows, write_atomic
 
 HEAD, CONFIG, CURVES, SCORES = "head.safetensors", "config.json", "training.json", "scores.json"
 FEATURE_BATCH = 64
@@ -96,13 +97,16 @@ class Encoder:
         return torch.cat([output.pooler_output, patches.mean(1), patches.amax(1)], dim=1).float().cpu()
 
 
-def train_reward(section: RewardSection, curated: DatasetRef, clip: CheckpointRef, out: Path) -> CheckpointRef:
-    """Train the head on accepted pairs of scored groups; write head, configuration, curve and held-out pairwise
-    accuracy.
+def train_reward(
+    section: RewardSection, curated: DatasetRef, clip: CheckpointRef, out: Path, benchmark: Path | None = None
+) -> CheckpointRef:
+    """Train the head on accepted pairs of scored groups; write head, configuration, curve, held-out pairwise accuracy,
+    and with ``benchmark`` the AUROC on its images.
 
     Raises ValueError when either split is empty or ``out`` belongs to other inputs.
     """
-    stamp = stable_hash(section.digest(), curated.digest, clip.sha256)
+    measured_on = file_sha256(benchmark) if benchmark else ""
+    stamp = stable_hash(section.digest(), curated.digest, clip.sha256, measured_on)
     if (out / CONFIG).is_file():
         return _complete(out, stamp, clip)
     use_threads(section.threads)
@@ -116,6 +120,8 @@ def train_reward(section: RewardSection, curated: DatasetRef, clip: CheckpointRe
         )
     head, curve = fit_head(section, train)
     scores = pairwise_scores(section, head, held)
+    if benchmark is not None:
+        scores["benchmark_auroc"] = benchmark_auroc(section, head, clip, benchmark)
     out.mkdir(parents=True, exist_ok=True)
     save_file(head.state_dict(), out / HEAD)
     write_atomic(out / CURVES, json.dumps(curve, indent=1).encode())
@@ -203,6 +209,18 @@ def pairwise_scores(section: RewardSection, head: RewardHead, held: PairFeatures
         return np.divide(top, bottom, out=np.full(len(drawn), np.nan), where=bottom > 0)
 
     return {"within": interval(ratio_of(*within), weights), "across": interval(across, weights)}
+
+
+def benchmark_auroc(section: RewardSection, head: RewardHead, clip: CheckpointRef, benchmark: Path) -> Interval:
+    """How well a low reward tells the faulty images of a benchmark; the interval resamples images."""
+    encoder = Encoder(clip.uri, section.pooling, section.device)
+    found, faulty = [], []
+    for batch in _batched(read_items(benchmark)):
+        with torch.inference_mode():
+            found.append(head(encoder([decode(data) for _, data in batch])).numpy())
+        faulty += [item.faulty for item, _ in batch]
+    weights = draw_weights(len(faulty), section.resamples, section.seed)
+    return interval(auroc(np.array(faulty), -np.concatenate(found)), weights)
 
 
 def rewards(

@@ -14,7 +14,8 @@ import matplotlib.pyplot as plt  # noqa: E402  (after the backend is chosen)
 
 INK, ACCENT, SECOND = "#64748b", "#0f766e", "#b45309"
 LABELS = {
-    "macro_f1": "macro-F1", "auroc": "AUROC", "accuracy": "accuracy", "iou": "IoU", "pixel_f1": "pixel F1",
+    "macro_f1": "macro-F1", "auroc": "AUROC", "accuracy": "accuracy",
+    "recall_at_10": "recall at 10 % FA", "iou": "IoU", "pixel_f1": "pixel F1",
     "rouge_l": "ROUGE-L", "grounded_recall": "grounded recall",
 }  # fmt: skip
 

@@ -16,7 +16,11 @@ from artiagent.store import Row, read_rows
 
 SHOWN = 9  # pairs per tool
 REJECTED = 3  # rejected pairs per reason
-METRICS = ("accuracy", "macro_f1", "auroc", "iou", "pixel_f1", "rouge_l", "grounded_recall")
+REWARD_LABELS = {
+    "within": "reward: clean side preferred, within a scene", "across": "reward: clean side preferred, across scenes",
+    "benchmark_auroc": "reward: AUROC on the benchmark",
+}  # fmt: skip
+METRICS = ("accuracy", "macro_f1", "auroc", "recall_at_10", "iou", "pixel_f1", "rouge_l", "grounded_recall")
 
 
 def render_page(bundle: dict[str, Any], summary: dict[str, Any]) -> str:
@@ -33,6 +37,7 @@ def render_page(bundle: dict[str, Any], summary: dict[str, Any]) -> str:
     evaluation = summary["evaluation"]
     return environment.get_template("report.html.j2").render(
         summary=summary,
+        reward_labels=REWARD_LABELS,
         counts=summary["pairs"]["scored"]["pairs"],
         funnel=funnel_rows(summary["pairs"]),
         accepted=accepted,

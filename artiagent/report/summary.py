@@ -86,7 +86,7 @@ def text_table(summary: dict[str, Any]) -> str:
     for model, scores in summary["evaluation"]["scores"].items():
         cells = "".join(f"{interval_text(scores.get(k)):>22}" for k in ("macro_f1", "auroc", "iou", "rouge_l"))
         lines.append(f"{model:<18}{cells}")
-    lines.append("reward accuracy   " + "   ".join(f"{k} {interval_text(v)}" for k, v in summary["reward"].items()))
+    lines.append("reward            " + "   ".join(f"{k} {interval_text(v)}" for k, v in summary["reward"].items()))
     lines += ["", f"{'stage':<18}{'seconds':>9}{'peak MB':>9}"]
     for stage, spent in summary["stages"].items():
         lines.append(f"{stage:<18}{spent.get('seconds', 0):>9.1f}{spent.get('peak_mb', 0):>9.0f}")

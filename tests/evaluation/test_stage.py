@@ -93,6 +93,10 @@ def test_an_oracle_scores_one_and_baselines_what_they_must(benchmark_file: Path,
     assert 0 < report.scores["centre_box"]["iou"].value < 1
     assert set(report.scores["fixed_sentence"]) == {"rouge_l", "grounded_recall"}
     assert report.differences["tuned - base"]["iou"].value == 1
+    assert set(report.differences) == {
+        f"tuned - {other}" for other in ("base", "always_yes", "whole_image", "centre_box", "fixed_sentence")
+    }
+    assert set(report.differences["tuned - centre_box"]) >= {"iou", "pixel_f1"}
     assert report.breakdown["tuned/omission"]["recall"].n == 1
     assert report.breakdown["tuned/duplication"]["auroc"].value == 1
     assert report.statuses["tuned"] == {"detection:ok": 6, "localization:empty": 3, "localization:ok": 3}

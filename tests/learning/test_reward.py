@@ -21,6 +21,7 @@ from artiagent.learning.reward import (
     rewards,
     train_reward,
 )
+from artiagent.nano.artibench import write_artibench
 from artiagent.records import CheckpointRef, DatasetRef, Interval, Pair
 from artiagent.store import read_rows
 
@@ -113,3 +114,15 @@ def test_training_is_reproducible_and_needs_two_splits(
     assert np.array_equal(first, second)
     with pytest.raises(ValueError, match="held-out sources"):
         train_reward(SECTION.model_copy(update={"val_share": 1e-9}), curated, tiny_clip, tmp_path)
+
+
+def test_the_benchmark_enters_scores_and_identity(
+    curated: DatasetRef, tiny_clip: CheckpointRef, tmp_path: Path
+) -> None:
+    write_artibench(tmp_path / "bench", 8, encode=lambda images: images)
+    benchmark = tmp_path / "bench" / "drawn.parquet"
+    section = SECTION.model_copy(update={"epochs": 1, "resamples": 100})
+    made = train_reward(section, curated, tiny_clip, tmp_path / "reward", benchmark)
+    assert 0 <= made.summary["benchmark_auroc_value"] <= 1
+    with pytest.raises(ValueError, match="other inputs"):
+        train_reward(section, curated, tiny_clip, tmp_path / "reward")

@@ -33,7 +33,9 @@ class TinyStages:
                 "conversations", out, curated.digest
             ),
             "learning.sft.finetune": lambda s, conversations, base, out: self.model("tuned", out, conversations.digest),
-            "learning.reward.train_reward": lambda s, curated, clip, out: self.model("reward", out, curated.digest),
+            "learning.reward.train_reward": lambda s, curated, clip, out, bench: self.model(
+                "reward", out, curated.digest
+            ),
             "evaluation.stage.predict": lambda s, model, bench, out, name: self.rows(
                 f"predictions-{name}", out, model.sha256
             ),
