@@ -74,7 +74,7 @@ def judged(parser: Parser, rows: Iterable[Row[Pair]]) -> Iterator[tuple[Pair, Ar
 
 
 def precision(parser: Parser, curated: DatasetRef | Path, seed: int = 0) -> dict[str, dict[str, Interval]]:
-    """Share of artifacts that the parser sees, accepted and rejected, per tool; intervals resample sources.
+    """Share of artifacts that the parser sees, accepted and rejected, per tool and part; intervals resample sources.
 
     Artifacts whose part the parser does not know are left out.
     """
@@ -82,8 +82,9 @@ def precision(parser: Parser, curated: DatasetRef | Path, seed: int = 0) -> dict
     for pair, artifact, opinion in tqdm(judged(parser, read_rows(curated, Pair)), "parse", unit="artifact"):
         if opinion is not None:
             verdict = "accepted" if artifact.accepted else "rejected"
-            for tool in (artifact.injection.tool, "all"):
-                votes[verdict, tool][pair.source_id].append(opinion)
+            injection = artifact.injection
+            for group in ("all", injection.tool, f"{injection.tool}/{injection.part or injection.entity}"):
+                votes[verdict, group][pair.source_id].append(opinion)
     table: dict[str, dict[str, Interval]] = defaultdict(dict)
     for (verdict, tool), by_source in sorted(votes.items()):
         right = np.array([sum(found) for found in by_source.values()], dtype=float)

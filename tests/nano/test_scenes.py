@@ -99,8 +99,20 @@ def test_arrangements_are_as_frequent_as_documented() -> None:
     captions = [scene(seed).caption for seed in range(100)]
     overlapping = np.mean([" in front of " in caption for caption in captions])
     apart = np.mean([" to the left of " in caption for caption in captions])
-    assert 0.3 < overlapping < 0.5
+    crowded = np.mean([len(scene(seed).entities) == 3 for seed in range(100)])
+    assert 0.35 < overlapping < 0.6
     assert 0.07 < apart < 0.25
+    assert 0.02 < crowded < 0.16
+
+
+def test_three_entities_share_a_scene_and_a_caption_that_fits() -> None:
+    for seed in range(12):
+        rendered = render_scene(seed, entities=3)
+        left, right, front = rendered.entities
+        assert min(entity.mask.sum() for entity in rendered.entities) > 128 * 128 * 0.01
+        assert np.nonzero(left.mask)[1].mean() < np.nonzero(right.mask)[1].mean()
+        assert rendered.caption.index(front.name) < rendered.caption.index(" in front of ")
+        assert len(rendered.caption.split()) <= 31
 
 
 def test_overlapping_pairs_hide_part_of_the_rear_one_and_differ_in_colour() -> None:
@@ -147,7 +159,14 @@ def test_uses_of_seeds_are_disjoint() -> None:
 
 @pytest.mark.parametrize(
     "wishes",
-    [{"kinds": ["unicorn"]}, {"kinds": []}, {"entities": 3}, {"entities": 1, "overlap": True}, {"size": 16}],
+    [
+        {"kinds": ["unicorn"]},
+        {"kinds": []},
+        {"entities": 4},
+        {"entities": 3, "overlap": False},
+        {"entities": 1, "overlap": True},
+        {"size": 16},
+    ],
 )
 def test_impossible_wishes_are_refused(wishes: dict) -> None:
     with pytest.raises(ValueError, match=r"expected|holds|cannot|ask for"):
