@@ -90,6 +90,8 @@ class PlanningSection(Section):
     fuse_min_overlap: int = Field(default=5, ge=1)
     fuse_max_containment: float = Field(default=0.7, gt=0, le=1)
     fuse_reverse: bool = True
+    fuse_spread: int = Field(default=1, ge=0)  # how far the width of the band varies; 0: the paper
+    fuse_one_sided: float = Field(default=0.5, ge=0, le=1)  # chance that only one entity takes from the other; paper: 0
 
 
 class ToolFractions(Section):

@@ -8,13 +8,17 @@ from artiagent.config import PlanningSection
 from artiagent.grid import dilate, indices_of, l1_distance
 from artiagent.synthesis.toolbox import Mapped, NoMapping, mapping, nearest, shifts
 
+_LEAST = 4  # patches of a fusion
+
 
 def fuse(
     a: np.ndarray, b: np.ndarray, core: np.ndarray, rng: np.random.Generator, section: PlanningSection
 ) -> Mapped | NoMapping:
     """Map the band around the overlap of entities ``a`` and ``b`` (bool [h, w]) onto the opposite sides.
 
-    ``core`` marks the patches that are mostly object: only they are borrowed, or slabs of background would come along.
+    `fuse_spread` varies the width of the band; `fuse_one_sided` is the chance that one entity flows into the other and
+    takes nothing back. Both make the fusions of one pair of entities differ. ``core`` marks the patches that are mostly
+    object: only they are borrowed, or slabs of background would come along.
     """
     overlap = a & b
     if overlap.sum() < section.fuse_min_overlap:
@@ -22,24 +26,29 @@ def fuse(
     if overlap.sum() / min(a.sum(), b.sum()) > section.fuse_max_containment:
         return NoMapping("no_candidate", "one entity nearly contains the other")
     foreground = a | b
-    band = dilate(overlap, section.fuse_radius) & foreground
+    radius = section.fuse_radius + int(rng.integers(-section.fuse_spread, section.fuse_spread + 1))
+    band = dilate(overlap, max(1, radius)) & foreground
     regions = _voronoi(band, section.fuse_seeds)
-    pairs: dict[int, int] = {}
-    moved = 0
+    borrowed: list[tuple[bool, dict[int, int], int]] = []  # from a?, pairs, how many the offset served
     for region in regions:
-        side = _opposite_side(region, a, b, foreground, band) & core
-        if not side.any():
-            continue
-        references, shared = _offset_references(region, side, section.fuse_offset, band.shape)
-        moved += shared
-        pairs.update(zip(region.tolist(), references.tolist(), strict=True))
-    if len(pairs) < 4:
+        side, from_a = _opposite_side(region, a, b, foreground, band)
+        if (side & core).any():
+            references, shared = _offset_references(region, side & core, section.fuse_offset, band.shape)
+            borrowed.append((from_a, dict(zip(region.tolist(), references.tolist(), strict=True)), shared))
+    if rng.random() < section.fuse_one_sided:
+        giver = bool(rng.random() < 0.5)
+        chosen = [entry for entry in borrowed if entry[0] is giver]
+        borrowed = chosen if sum(len(taken) for _, taken, _ in chosen) >= _LEAST else borrowed
+    pairs = {target: reference for _, taken, _ in borrowed for target, reference in taken.items()}
+    moved = sum(shared for *_, shared in borrowed)
+    if len(pairs) < _LEAST:
         return NoMapping("no_candidate", "no opposite side to borrow patches from")
     if section.fuse_reverse:
         _add_reversed(pairs, rng)
     targets = np.fromiter(pairs.keys(), dtype=np.int64)
     references = np.fromiter(pairs.values(), dtype=np.int64)
-    return Mapped(mapping(a.shape, targets, references), moved / len(pairs), {"regions": len(regions)})
+    params = {"regions": len(borrowed), "radius": max(1, radius)}
+    return Mapped(mapping(a.shape, targets, references), moved / len(pairs), params)
 
 
 def _voronoi(band: np.ndarray, seeds: int) -> list[np.ndarray]:
@@ -64,14 +73,15 @@ def _voronoi(band: np.ndarray, seeds: int) -> list[np.ndarray]:
 
 def _opposite_side(
     region: np.ndarray, a: np.ndarray, b: np.ndarray, foreground: np.ndarray, band: np.ndarray
-) -> np.ndarray:
-    """Patches the region borrows from: B\\A if its seed (first cell) is closer to A\\B, and vice versa."""
+) -> tuple[np.ndarray, bool]:
+    """Patches the region borrows from, and whether they are A's: B\\A if its seed (first cell) is closer to A\\B, and
+    vice versa."""
     only_a, only_b = a & ~b, b & ~a
     near_a, near_b = l1_distance(only_a).ravel()[region[0]], l1_distance(only_b).ravel()[region[0]]
     side = only_b if near_a < near_b else only_a
     if near_a == near_b or not (side & ~band).any():
-        return foreground & ~band
-    return side & ~band
+        return foreground & ~band, side is only_a
+    return side & ~band, side is only_a
 
 
 def _offset_references(

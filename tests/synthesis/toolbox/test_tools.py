@@ -158,9 +158,24 @@ def core(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return ~dilate(~(a | b), 1)
 
 
+EXACT = PlanningSection(fuse_reverse=False, fuse_spread=0, fuse_one_sided=0.0)
+
+
+def test_fusions_of_one_pair_differ_and_may_flow_one_way() -> None:
+    a, b = overlapping()
+    section = EXACT.model_copy(update={"fuse_spread": 1, "fuse_one_sided": 1.0})
+    made = [check(fuse(a, b, core(a, b), np.random.default_rng(seed), section), a.shape) for seed in range(20)]
+    assert len({result.mapping.targets for result in made}) > 2
+    assert {result.params["radius"] for result in made} == {1, 2, 3}
+    only_a, only_b = (np.flatnonzero(side) for side in (a & ~b, b & ~a))
+    one_way = [len({*result.mapping.references} & {*only_a}) == 0 for result in made]
+    other_way = [len({*result.mapping.references} & {*only_b}) == 0 for result in made]
+    assert any(one_way) or any(other_way)
+
+
 def test_fuse_maps_the_band_within_the_foreground() -> None:
     a, b = overlapping()
-    result = check(fuse(a, b, core(a, b), np.random.default_rng(0), PlanningSection(fuse_reverse=False)), a.shape)
+    result = check(fuse(a, b, core(a, b), np.random.default_rng(0), EXACT), a.shape)
     band = dilate(a & b, SECTION.fuse_radius) & (a | b)
     targets, references = (grid_of(v, a.shape) for v in (result.mapping.targets, result.mapping.references))
     assert not (targets & ~band).any()
