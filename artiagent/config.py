@@ -177,10 +177,11 @@ class SftStage(Section):
 
 
 class SftSection(Section):
-    method: Literal["lora", "full"] = "lora"
+    # full: a small base has never said the words of an explanation, and an adapter leaves the embeddings as they are
+    method: Literal["lora", "full"] = "full"
     stages: tuple[SftStage, ...] = (
-        SftStage(name="language", train_vision=False, epochs=2, learning_rate=1e-3),
-        SftStage(name="vision", train_vision=True, epochs=2, learning_rate=3e-4),
+        SftStage(name="language", train_vision=False, epochs=4, learning_rate=1e-3),
+        SftStage(name="vision", train_vision=True, epochs=3, learning_rate=3e-4),
     )
     lora_rank: int = 16
     lora_alpha: int = 32
@@ -230,7 +231,7 @@ class RewardSection(Section):
     epochs: int = 60  # the paper's 5 are many more steps: a few hundred pairs make 11 batches
     cross_scene: int = 2
     hidden: int = 128
-    pooling: Literal["pooled", "patches", "tokens"] = "tokens"
+    pooling: Literal["pooled", "patches", "tokens"] = "patches"
     val_share: float = Field(default=0.25, gt=0, lt=1)
     seed: int = 0
     resamples: int = 10_000

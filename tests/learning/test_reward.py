@@ -68,8 +68,8 @@ def test_a_finished_folder_is_returned_and_foreign_inputs_refused(
 
 def test_pooling_decides_the_features(curated: DatasetRef, tiny_clip: CheckpointRef) -> None:
     pooled = encode_pairs(SECTION.model_copy(update={"pooling": "pooled"}), curated, tiny_clip)
-    patches = encode_pairs(SECTION.model_copy(update={"pooling": "patches"}), curated, tiny_clip)
-    tokens = encode_pairs(SECTION, curated, tiny_clip)
+    patches = encode_pairs(SECTION, curated, tiny_clip)
+    tokens = encode_pairs(SECTION.model_copy(update={"pooling": "tokens"}), curated, tiny_clip)
     assert pooled.clean.shape == (24, 32) and patches.clean.shape == (24, 96)
     assert torch.allclose(pooled.clean, patches.clean[:, :32])
     assert tokens.clean.shape == (24, 16, 32)
