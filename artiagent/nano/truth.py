@@ -107,7 +107,8 @@ def filter_recall(parser: Parser | None, curated: DatasetRef | Path) -> dict[str
         cell["n"] += 1
         cell["accepted"] += bool(artifact.accepted)
         cell["parser"] += bool(opinion)
-        cell[f"reason:{artifact.reason}"] += artifact.reason is not None
+        if artifact.reason is not None:
+            cell[f"reason:{artifact.reason}"] += 1
     return {
         name: {**cell, "accepted_share": round(cell["accepted"] / cell["n"], 3)}
         for name, cell in sorted(counts.items())
