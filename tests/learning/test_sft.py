@@ -26,7 +26,9 @@ STAGES = (
     SftStage(name="language", train_vision=False, max_steps=2, learning_rate=1e-3),
     SftStage(name="vision", train_vision=True, max_steps=3, learning_rate=1e-3),
 )
-SECTION = SftSection(stages=STAGES, batch_pairs=4, lora_rank=4, threads=1, device="cpu", autocast="none", save_steps=1)
+SECTION = SftSection(
+    method="lora", stages=STAGES, batch_pairs=4, lora_rank=4, threads=1, device="cpu", autocast="none", save_steps=1
+)
 
 
 def weights(ref: CheckpointRef) -> dict[str, torch.Tensor]:
