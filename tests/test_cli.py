@@ -135,3 +135,24 @@ def test_inspect_prints_json(capsys, monkeypatch, tmp_path):
     text = capsys.readouterr().out
     assert "clean  (P(artifacts) = 0.25" in text
     assert "box [1, 2, 3, 4]" in text
+
+
+def test_blind_needs_pairs_or_verdicts(tmp_path, capsys):
+    assert cli.main(["blind", "--out", str(tmp_path)]) == 2
+    assert "--curated is missing" in capsys.readouterr().err
+
+
+def test_blind_scores_verdicts(tmp_path, capsys):
+    key = {"1": {"side": "left", "type": "omission"}}
+    (tmp_path / "key.json").write_text(json.dumps(key))
+    (tmp_path / "verdicts.json").write_text(json.dumps({"1": {"side": "right", "type": "omission"}}))
+    assert cli.main(["blind", "--out", str(tmp_path), "--verdicts", str(tmp_path / "verdicts.json")]) == 0
+    assert json.loads(capsys.readouterr().out)["all"] == {"n": 1, "side": 0, "type": 1}
+
+
+def test_nano_measurements_name_what_is_missing(tmp_path, capsys):
+    assert cli.main(["nano", "truth", "--curated", str(tmp_path), "--parser", str(tmp_path)]) == 2
+    assert "no nano-parser here" in capsys.readouterr().err
+    arguments = ["nano", "study", "--curated", str(tmp_path), "--scenes", str(tmp_path), "--out", str(tmp_path / "o")]
+    assert cli.main(arguments) == 2
+    assert "no complete data set" in capsys.readouterr().err
