@@ -180,8 +180,8 @@ class SftSection(Section):
     # full: a small base has never said the words of an explanation, and an adapter leaves the embeddings as they are
     method: Literal["lora", "full"] = "full"
     stages: tuple[SftStage, ...] = (
-        SftStage(name="language", train_vision=False, epochs=4, learning_rate=1e-3),
-        SftStage(name="vision", train_vision=True, epochs=3, learning_rate=3e-4),
+        SftStage(name="language", train_vision=False, epochs=2, learning_rate=1e-3),
+        SftStage(name="vision", train_vision=True, epochs=1.5, learning_rate=3e-4),
     )
     lora_rank: int = 16
     lora_alpha: int = 32
@@ -189,6 +189,7 @@ class SftSection(Section):
     sampler: Literal["paired", "shuffled"] = "paired"
     loss: Literal["tokens", "tokens+margin"] = "tokens+margin"
     margin_weight: float = 1.0
+    mirror: bool = True  # an epoch shows every pair twice, once mirrored left to right
     batch_pairs: int = Field(default=8, ge=1)
     warmup_ratio: float = 0.05
     weight_decay: float = 0.0

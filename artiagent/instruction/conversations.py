@@ -28,6 +28,8 @@ from artiagent.records import Box, Conversation, DatasetRef, Pair, Scene, Turn, 
 from artiagent.store import DatasetWriter, Row, open_dataset, read_rows
 
 PLACEHOLDER = re.compile(r"\{box:(\d+)\}")
+SIDES = re.compile(r"\b(?:left|right)\b", re.IGNORECASE)
+BOX_LIST = re.compile(r"\[\{box:\d+\}(?:,\{box:\d+\})*\]")
 INSIDE = 0.9  # share of a part's box within another box from which that box shows the part; any less is not asked about
 BATCH = 64
 
@@ -117,6 +119,27 @@ def shows(parts: Iterable[SeenPart], name: str, box: Box) -> bool | None:
 def fill_boxes(text: str, boxes: tuple[Box, ...], space: CoordinateSpace) -> str:
     """Replace each ``{box:k}`` by box k in the model's coordinates."""
     return PLACEHOLDER.sub(lambda match: prompts.format_box(space.to_model(boxes[int(match.group(1))])), text)
+
+
+def mirrored(conversation: Conversation) -> Conversation:
+    """The conversation about the mirrored image, a pair of its own: boxes moved, lists of boxes left to right again,
+    turns that name a side left out."""
+    boxes = tuple(
+        Box(conversation.width - x1, y0, conversation.width - x0, y1) for x0, y0, x1, y1 in conversation.boxes
+    )
+
+    def sort(listed: re.Match[str]) -> str:
+        numbers = sorted((int(k) for k in PLACEHOLDER.findall(listed.group())), key=lambda k: boxes[k])
+        return prompts.format_boxes(_mark(k) for k in numbers)
+
+    exchanges = zip(conversation.turns[::2], conversation.turns[1::2], strict=True)
+    kept = (
+        turn for exchange in exchanges if not any(SIDES.search(turn.text) for turn in exchange) for turn in exchange
+    )
+    turns = tuple(turn.model_copy(update={"text": BOX_LIST.sub(sort, turn.text)}) for turn in kept)
+    return conversation.model_copy(
+        update={"pair_id": f"{conversation.pair_id}-mirrored", "boxes": boxes, "turns": turns}
+    )
 
 
 def check(conversation: Conversation) -> None:

@@ -22,6 +22,7 @@ DESCRIBE_ARTIFACTS = "describe_artifacts"
 DESCRIBE_IMAGE = "describe_image"
 LOCATE_PART = "locate_part"
 PART_IN_BOX = "part_in_box"
+LOCATE_MISMATCH = "locate_mismatch"
 PRESENCE = "presence"
 COUNT = "count"
 
@@ -62,6 +63,11 @@ WORDINGS: dict[str, tuple[str, ...]] = {
         "Is there {a_part} in {box}?",
         "Does {box} show {a_part}?",
         "Can you see {a_part} in {box}?",
+    ),
+    LOCATE_MISMATCH: (
+        "Locate all that does not match as a JSON list of boxes.",
+        "Where does the image not match? Answer with a JSON list of boxes.",
+        "List the boxes of all that does not match in JSON.",
     ),
     PRESENCE: (
         "Does the {entity} have {a_part}?",

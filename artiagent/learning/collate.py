@@ -15,11 +15,11 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from artiagent.images import decode
-from artiagent.instruction.conversations import fill_boxes
+from artiagent.instruction.conversations import fill_boxes, mirrored
 from artiagent.instruction.coordinates import CoordinateSpace
 from artiagent.instruction.prompts import NO, WORDINGS, YES
 from artiagent.records import Conversation
@@ -64,11 +64,13 @@ class ConversationCollator:
         )
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Tensor]:
-        """Rows with ``record`` (Conversation as JSON) and ``image`` (encoded bytes) -> model inputs, ``labels`` [B, L],
-        ``decision`` [B] and ``twins`` [P, 2]: the (artifact, clean) rows of each pair that has both sides here."""
+        """Rows with ``record`` (Conversation as JSON), ``image`` (encoded bytes) and ``mirrored`` (show them left to
+        right) -> model inputs, ``labels`` [B, L], ``decision`` [B] and ``twins`` [P, 2]: the (artifact, clean) rows of
+        each pair that has both sides here."""
         conversations = [Conversation.model_validate_json(row["record"]) for row in rows]
+        conversations = [mirrored(c) if row["mirrored"] else c for c, row in zip(conversations, rows, strict=True)]
         turns = [self._rendered(conversation) for conversation in conversations]
-        images = [[Image.fromarray(decode(row["image"]))] for row in rows]
+        images = [[_picture(row)] for row in rows]
         vision = self.processor(text=[first[0][0] for first in turns], images=images)
         prefixes = [self._prefix(ids, pairs[0][0]) for ids, pairs in zip(vision.pop("input_ids"), turns, strict=True)]
         bodies = [self._body(pairs, len(prefix)) for pairs, prefix in zip(turns, prefixes, strict=True)]
@@ -178,6 +180,11 @@ class ConversationCollator:
         seen = (groups[:, None, :] == 0) | (groups[:, None, :] == groups[:, :, None])
         batch["attention_mask"] = (causal & seen)[:, None]
         batch["position_ids"] = places if self.positions is not None else places[0]
+
+
+def _picture(row: dict[str, Any]) -> Image.Image:
+    picture = Image.fromarray(decode(row["image"]))
+    return ImageOps.mirror(picture) if row["mirrored"] else picture
 
 
 def _is_binary(prompt: str) -> bool:

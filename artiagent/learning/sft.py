@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from datasets import Dataset
+from datasets import Dataset, concatenate_datasets
 from peft import LoraConfig, PeftModel, get_peft_model
 from tqdm import tqdm
 from transformers import (
@@ -56,7 +56,10 @@ def finetune(section: SftSection, conversations: DatasetRef, base: CheckpointRef
         return _complete(out, stamp, base)
     use_threads(section.threads)
     work = out / "stages" / stamp[:12]
-    rows = {split: _paired_rows(conversations, split, work / "cache") for split in ("train", "val")}
+    rows = {
+        split: _paired_rows(conversations, split, work / "cache", mirror=section.mirror and split == "train")
+        for split in ("train", "val")
+    }
     if not len(rows["train"]):
         raise ValueError(
             f"{conversations.uri}: no training conversations; lower instruction.val_share or make more pairs"
@@ -92,8 +95,9 @@ def _complete(
     return ref.model_copy(update={"base_sha256": base.sha256, "summary": {**last, **(figures or {})}})
 
 
-def _paired_rows(conversations: DatasetRef, split: str, cache: Path) -> Dataset:
-    """Memory-mapped rows (record, image) of a split, artifact side at 2k and its twin at 2k + 1, ordered by pair id."""
+def _paired_rows(conversations: DatasetRef, split: str, cache: Path, *, mirror: bool) -> Dataset:
+    """Memory-mapped rows (record, image, mirrored) of a split, artifact side at 2k and its twin at 2k + 1, ordered by
+    pair id; with ``mirror`` all of them once more, to be mirrored."""
     open_dataset(Path(conversations.uri))
     sides: dict[str, dict[bool, int]] = {}
     for index, row in enumerate(read_rows(conversations, Conversation, ())):
@@ -107,7 +111,12 @@ def _paired_rows(conversations: DatasetRef, split: str, cache: Path) -> Dataset:
         return Dataset.from_list([])
     files = sorted(str(path) for path in Path(conversations.uri).glob("*-of-*.parquet"))
     dataset = Dataset.from_parquet(files, cache_dir=str(cache))
-    return dataset.select([sides[pair][faulty] for pair in sorted(sides) for faulty in (True, False)])
+    order = [sides[pair][faulty] for pair in sorted(sides) for faulty in (True, False)]
+    versions = [
+        dataset.add_column("mirrored", [flag] * len(dataset)) for flag in ((False, True) if mirror else (False,))
+    ]
+    starts = [index * len(dataset) for index in range(len(versions))]
+    return concatenate_datasets(versions).select([start + row for start in starts for row in order])
 
 
 def _train_stage(

@@ -29,6 +29,9 @@ class PatchTargets(NamedTuple):
     colours: Tensor
     altered: Tensor
 
+    def to(self, device: str) -> PatchTargets:
+        return PatchTargets(*(target.to(device) for target in self))
+
 
 class PatchHeads(nn.Module):
     """Reads labels and colours of `patches` patches off every token of `hidden` values."""

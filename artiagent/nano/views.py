@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.ndimage import binary_dilation, label
 
 from artiagent.nano.scenes import KINDS, TRAIN_SEEDS, RenderedScene, compose
 from artiagent.records import Box
@@ -66,6 +67,12 @@ class View:
 
     def named(self, name: str, owner: int | None = None) -> list[SeenPart]:
         return [part for part in self.parts if part.name == name and owner in (None, part.owner)]
+
+    def altered_regions(self) -> list[Box]:
+        """Boxes of what is `altered`: pixels up to 4 px apart make one region, specks are left out."""
+        numbers, _ = label(binary_dilation(self.altered, iterations=2))
+        found = (np.where(self.altered, numbers, 0) == number for number in range(1, numbers.max() + 1))
+        return [box_of(region) for region in found if region.sum() >= VISIBLE_PIXELS]
 
 
 @functools.cache

@@ -24,8 +24,8 @@ ROW = 344  # tokens of a packed row, image included
 IGNORE = -100
 # How often a task is drawn, and the weight of each answer token: a verdict of one token must not drown in captions.
 MIXTURE = {
-    prompts.PART_IN_BOX: (0.56, 3.0), prompts.LOCATE_PART: (0.18, 1.0), prompts.COUNT: (0.07, 2.0),
-    prompts.PRESENCE: (0.07, 2.0), prompts.DESCRIBE_IMAGE: (0.12, 1.0),
+    prompts.PART_IN_BOX: (0.46, 3.0), prompts.LOCATE_PART: (0.18, 1.0), prompts.LOCATE_MISMATCH: (0.12, 1.0),
+    prompts.COUNT: (0.07, 2.0), prompts.PRESENCE: (0.07, 2.0), prompts.DESCRIBE_IMAGE: (0.1, 1.0),
 }  # fmt: skip
 
 
@@ -43,8 +43,7 @@ class Batch:
     targets: PatchTargets
 
     def to(self, device: str) -> Batch:
-        tensors = {item.name: getattr(self, item.name).to(device) for item in fields(self) if item.name != "targets"}
-        return Batch(**tensors, targets=PatchTargets(*(target.to(device) for target in self.targets)))
+        return Batch(*(getattr(self, item.name).to(device) for item in fields(self)))
 
 
 def ask_many(view: View, rng: random.Random, most: int) -> list[Exchange]:

@@ -17,19 +17,21 @@ from artiagent.evaluation.metrics import pixel_overlap
 from artiagent.evaluation.parsing import parse_boxes
 from artiagent.instruction import prompts
 from artiagent.instruction.coordinates import CoordinateSpace
+from artiagent.nano.augment import augmented_view
 from artiagent.nano.scenes import render_scene
 from artiagent.nano.views import view_of
-from artiagent.nano.vl_tasks import ASK, Exchange
+from artiagent.nano.vl_tasks import ASK, Exchange, ask_mismatch
 from artiagent.records import Box
 from artiagent.vlm.protocol import Vlm
 
-MOST_TOKENS = {prompts.DESCRIBE_IMAGE: 40, prompts.LOCATE_PART: 48}
+MOST_TOKENS = {prompts.DESCRIBE_IMAGE: 40, prompts.LOCATE_PART: 48, prompts.LOCATE_MISMATCH: 48}
 QUESTIONS_PER_SCENE = {
     prompts.DESCRIBE_IMAGE: 1, prompts.PART_IN_BOX: 4, prompts.LOCATE_PART: 2, prompts.PRESENCE: 2, prompts.COUNT: 2,
 }  # fmt: skip
 FIGURES = {
     prompts.DESCRIBE_IMAGE: "caption_recall",
     prompts.LOCATE_PART: "part_iou",
+    prompts.LOCATE_MISMATCH: "mismatch_iou",
     prompts.PART_IN_BOX: "part_in_box_accuracy",
     prompts.PRESENCE: "presence_accuracy",
     prompts.COUNT: "count_accuracy",
@@ -48,7 +50,8 @@ def evaluate(vlm: Vlm, *, first_seed: int, scenes: int) -> dict[str, float]:
     """Scores 0 to 1 on `scenes` rendered scenes from `first_seed` on.
 
     `caption_recall`: share of the true caption's words that were said; `part_iou`: mean IoU of the pixels inside the
-    boxes; accuracies of part in box, presence and count; `answers_malformed`: share that could not be read, scored 0.
+    boxes; `mismatch_iou`: the same for what an augmentation altered; accuracies of part in box, presence and count;
+    `answers_malformed`: share that could not be read, scored 0.
     """
     figures: dict[str, float] = {}
     malformed, total = 0, 0
@@ -65,10 +68,13 @@ def evaluate(vlm: Vlm, *, first_seed: int, scenes: int) -> dict[str, float]:
 
 def held_out_questions(first_seed: int, scenes: int) -> dict[str, list[Asked]]:
     """The same questions for the same arguments, grouped by task."""
-    rng = random.Random(first_seed)
+    rng, augmenting = random.Random(first_seed), random.Random(first_seed)
     grouped: dict[str, list[Asked]] = defaultdict(list)
     for seed in range(first_seed, first_seed + scenes):
-        view = view_of(render_scene(seed))
+        scene = render_scene(seed)
+        view, altered = view_of(scene), augmented_view(scene, augmenting)
+        if altered.altered_regions() and (mismatch := ask_mismatch(altered, rng)) is not None:
+            grouped[prompts.LOCATE_MISMATCH].append(Asked(altered.image, mismatch))
         for task, count in QUESTIONS_PER_SCENE.items():
             exchanges = (ASK[task](view, rng) for _ in range(count))
             grouped[task] += [Asked(view.image, exchange) for exchange in exchanges if exchange is not None]
@@ -81,7 +87,7 @@ def score(asked: Asked, said: str) -> float | None:
     if task == prompts.DESCRIBE_IMAGE:
         words = set(truth.split())
         return len(words & set(re.findall(r"[a-z]+", said.lower()))) / len(words)
-    if task == prompts.LOCATE_PART:
+    if task in (prompts.LOCATE_PART, prompts.LOCATE_MISMATCH):
         height, width = asked.image.shape[:2]
         boxes, status = parse_boxes(said, CoordinateSpace(width, height, width, height))
         if status not in ("ok", "empty"):

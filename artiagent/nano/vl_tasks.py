@@ -17,6 +17,7 @@ from artiagent.records import Box
 INSIDE = 0.7  # share of a part inside a box from which the box shows the part
 OUTSIDE = 0.1  # share up to which it does not
 GRID = 8
+MOST_REGIONS = 3  # that a list of boxes names; pictures altered in more places are not asked about
 
 
 @dataclass(frozen=True)
@@ -96,6 +97,14 @@ def ask_location(view: View, rng: random.Random) -> Exchange | None:
     return Exchange(prompts.LOCATE_PART, answer, {"entity": view.kinds[owner], "part": name})
 
 
+def ask_mismatch(view: View, _: random.Random) -> Exchange | None:
+    """Where the augmentation left other content; an empty list where it did not."""
+    regions = view.altered_regions()
+    if len(regions) > MOST_REGIONS:
+        return None
+    return Exchange(prompts.LOCATE_MISMATCH, prompts.format_boxes(sorted(regions)))
+
+
 def ask_presence(view: View, rng: random.Random) -> Exchange | None:
     """Yes: visible. No: hidden in this scene (first choice), or a part that this kind never has."""
     if (owner := _single(view, rng)) is None:
@@ -128,6 +137,7 @@ ASK = {
     prompts.DESCRIBE_IMAGE: ask_caption,
     prompts.PART_IN_BOX: ask_part_in_box,
     prompts.LOCATE_PART: ask_location,
+    prompts.LOCATE_MISMATCH: ask_mismatch,
     prompts.PRESENCE: ask_presence,
     prompts.COUNT: ask_count,
 }

@@ -18,6 +18,7 @@ from artiagent.instruction.conversations import (
     build_conversations,
     check,
     fill_boxes,
+    mirrored,
     shows,
     split_of,
 )
@@ -209,3 +210,26 @@ def test_schema_violations_are_named(change: dict, message: str) -> None:
     check(good)
     with pytest.raises(ValueError, match=message):
         check(good.model_copy(update=change))
+
+
+def test_mirroring_moves_boxes_sorts_lists_and_drops_sides() -> None:
+    def turns(question: str, answer: str) -> tuple[Turn, Turn]:
+        return Turn(role="user", text=question), Turn(role="assistant", text=answer)
+
+    said = (
+        *turns("Where?", "[{box:0},{box:1}]"),
+        *turns("What is {box:0}?", "extra ear"),
+        *turns("Describe.", "a cat to the left of a dog"),
+    )
+    boxes = (Box(0, 8, 16, 24), Box(96, 0, 128, 8))
+    plain = Conversation(
+        conversation_id="c", pair_id="p", source_id="s", faulty=True, split="train", width=128, height=128,
+        turns=said, boxes=boxes,
+    )  # fmt: skip
+    other = mirrored(plain)
+    check(other)
+    assert other.pair_id != plain.pair_id and other.faulty
+    assert other.boxes == (Box(112, 8, 128, 24), Box(0, 0, 32, 8))
+    assert [turn.text for turn in other.turns] == ["Where?", "[{box:1},{box:0}]", "What is {box:0}?", "extra ear"]
+    twice = mirrored(other)
+    assert twice.boxes == plain.boxes and twice.turns == plain.turns[:4]

@@ -5,10 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
+from artiagent.images import decode, encode
 from artiagent.instruction.conversations import fill_boxes
 from artiagent.instruction.coordinates import CoordinateSpace
 from artiagent.instruction.prompts import NO, YES
@@ -22,7 +24,7 @@ EXTRA = ("labels", "decision", "twins")
 @pytest.fixture(scope="module")
 def rows(conversations: DatasetRef) -> list[dict[str, Any]]:
     stored = list(read_rows(conversations, Conversation))[:4]
-    return [{"record": row.record.model_dump_json(), "image": row.images["image"]} for row in stored]
+    return [{"record": row.record.model_dump_json(), "image": row.images["image"], "mirrored": False} for row in stored]
 
 
 @pytest.fixture(scope="module")
@@ -108,3 +110,14 @@ def test_a_template_that_rewrites_earlier_turns_is_refused(rows: list, tiny_vlm:
     processor.chat_template = "{{ messages | length }}" + processor.chat_template
     with pytest.raises(ValueError, match="rewrites earlier turns"):
         ConversationCollator(processor, 2048)(rows[:1])
+
+
+def test_a_mirrored_row_is_a_mirrored_picture_with_its_own_pair(rows: list, processor: Any) -> None:
+    both = [{**row, "mirrored": flag} for flag in (False, True) for row in rows]
+    collate = ConversationCollator(processor, 2048)
+    batch = collate(both)
+    flipped = [np.asarray(decode(row["image"]))[:, ::-1] for row in rows]
+    expected = collate([{**row, "image": encode(image, "png")} for row, image in zip(rows, flipped, strict=True)])
+    assert torch.equal(batch["pixel_values"][len(batch["pixel_values"]) // 2 :], expected["pixel_values"])
+    pairs = len(collate(rows)["twins"])
+    assert len(batch["twins"]) == 2 * pairs and (batch["twins"][:pairs] < len(rows)).all()
