@@ -8,7 +8,7 @@ rewards of different scenes share a scale. Features of the frozen encoder are co
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -30,7 +30,7 @@ from artiagent.evaluation.metrics import auroc, ratio_of
 from artiagent.images import decode
 from artiagent.instruction.conversations import split_of, usable
 from artiagent.records import CheckpointRef, DatasetRef, Interval, Pair, stable_hash
-from artiagent.store import Row, file_sha256, read_rows, write_atomic
+from artiagent.store import file_sha256, read_rows, write_atomic
 
 HEAD, CONFIG, CURVES, SCORES = "head.safetensors", "config.json", "training.json", "scores.json"
 FEATURE_BATCH = 64
@@ -164,11 +164,9 @@ def fit_head(section: RewardSection, train: PairFeatures) -> tuple[RewardHead, l
     generator = torch.Generator().manual_seed(section.seed)
     torch.manual_seed(section.seed)
     head = RewardHead(train.clean.shape[-1], section.hidden)
-    head.mean.copy_(
-        torch.stack([side.flatten(0, -2).float().mean(0) for side in (train.clean, train.artifact)]).mean(0)
-    )
-    spread = [side.flatten(0, -2).float().var(0) for side in (train.clean, train.artifact)]
-    head.scale.copy_(torch.stack(spread).mean(0).sqrt().clamp(min=1e-6))
+    sides = [side.flatten(0, -2).float() for side in (train.clean, train.artifact)]
+    head.mean.copy_(torch.stack([side.mean(0) for side in sides]).mean(0))
+    head.scale.copy_(torch.stack([side.var(0) for side in sides]).mean(0).sqrt().clamp(min=1e-6))
     optimizer = torch.optim.AdamW(head.parameters(), lr=section.learning_rate, weight_decay=section.weight_decay)
     curve = []
     for epoch in range(section.epochs):
@@ -213,14 +211,16 @@ def pairwise_scores(section: RewardSection, head: RewardHead, held: PairFeatures
 
 def benchmark_auroc(section: RewardSection, head: RewardHead, clip: CheckpointRef, benchmark: Path) -> Interval:
     """How well a low reward tells the faulty images of a benchmark; the interval resamples images."""
-    encoder = Encoder(clip.uri, section.pooling, section.device)
-    found, faulty = [], []
-    for batch in _batched(read_items(benchmark)):
-        with torch.inference_mode():
-            found.append(head(encoder([decode(data) for _, data in batch])).numpy())
-        faulty += [item.faulty for item, _ in batch]
+    faulty: list[bool] = []
+
+    def pictures() -> Iterator[np.ndarray]:
+        for item, data in read_items(benchmark):
+            faulty.append(item.faulty)
+            yield decode(data)
+
+    found = _scored(head, Encoder(clip.uri, section.pooling, section.device), pictures())
     weights = draw_weights(len(faulty), section.resamples, section.seed)
-    return interval(auroc(np.array(faulty), -np.concatenate(found)), weights)
+    return interval(auroc(np.array(faulty), -found), weights)
 
 
 def rewards(
@@ -237,7 +237,10 @@ def rewards(
         )
     head = RewardHead(config["features"], config["hidden"])
     head.load_state_dict(load_file(folder / HEAD))
-    encoder = Encoder(clip.uri, config["pooling"], device)
+    return _scored(head, Encoder(clip.uri, config["pooling"], device), images)
+
+
+def _scored(head: RewardHead, encoder: Encoder, images: Iterable[np.ndarray]) -> np.ndarray:
     with torch.inference_mode():
         return torch.cat([head(encoder(batch)) for batch in _batched(images)]).numpy()
 
@@ -257,7 +260,7 @@ def _with_cross_scene(
     return torch.stack(first), torch.stack(second)
 
 
-def _batched(items: Sequence | Iterator[Row[Pair]]) -> Iterator[list]:
+def _batched(items: Iterable) -> Iterator[list]:
     rest = iter(items)
     while batch := list(islice(rest, FEATURE_BATCH)):
         yield batch

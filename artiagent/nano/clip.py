@@ -11,7 +11,7 @@ import argparse
 import copy
 import json
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
@@ -79,10 +79,7 @@ class CaptionBatch:
     targets: PatchTargets
 
     def to(self, device: str) -> CaptionBatch:
-        targets = PatchTargets(*(target.to(device) for target in self.targets))
-        return CaptionBatch(
-            *(part.to(device) for part in (self.pixel_values, self.input_ids, self.attention_mask)), targets
-        )
+        return CaptionBatch(*(getattr(self, item.name).to(device) for item in fields(self)))
 
 
 class Contrastive(nn.Module):

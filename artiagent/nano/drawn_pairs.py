@@ -43,59 +43,59 @@ _TOOLS = {fault: tool for tool, fault in FAULT_OF_TOOL.items()}
 _CHUNK = 16
 
 Encode = Callable[[np.ndarray], np.ndarray]  # uint8 [B, H, W, 3] -> the same shape and type
+_Made = tuple[list[FaultyScene], list[Row[Pair]]]
 
 
-def write_drawn_pairs(out: Path, count: int, *, encode: Encode, first: int = 0) -> tuple[DatasetRef, DatasetRef]:
+def write_drawn_pairs(out: Path, count: int, *, encode: Encode) -> tuple[DatasetRef, DatasetRef]:
     """Write `count` drawn pairs, balanced over faults and kinds, as accepted curated pairs.
 
-    Returns the references of the data sets "curated" and "scenes" (folders of those names below `out`). `first` moves
-    along `ORACLE_SEEDS`. Raises ValueError where the seeds do not suffice.
+    Returns the references of the data sets "curated" and "scenes" (folders of those names below `out`). Raises
+    ValueError where the seeds do not suffice.
     """
-    if count < 1 or first < 0 or first + count > len(ORACLE_SEEDS):
-        raise ValueError(f"count={count}, first={first}: expected 1 to {len(ORACLE_SEEDS)} pairs inside the seeds")
-    seeds = ORACLE_SEEDS[first : first + count]
-    pairs: DatasetWriter[Pair] = DatasetWriter(out / "curated", "curated", ("clean", "artifact"))
-    scenes: DatasetWriter[Scene] = DatasetWriter(out / "scenes", "scenes", ("image",))
-    with tqdm(desc="drawn pairs", total=count, unit="pair") as progress:
-        for start in range(0, count, _CHUNK):
-            drawn = [render_fault(seed) for seed in seeds[start : start + _CHUNK]]
-            rows = list(_faulty_pairs(drawn, seeds[start : start + _CHUNK], encode))
-            pairs.write(f"{start:07d}", [_accepted(row, fault) for row, fault in zip(rows, drawn, strict=True)])
-            scenes.write(
-                f"{start:07d}",
-                [_scene_row(row, fault.scene) for row, fault in zip(rows, drawn, strict=True)],
-            )
-            progress.update(len(rows))
-    return pairs.finish(), scenes.finish()
+    if not 1 <= count <= len(ORACLE_SEEDS):
+        raise ValueError(f"count={count}: expected 1 to {len(ORACLE_SEEDS)}")
+
+    def make(numbers: range) -> _Made:
+        seeds = [ORACLE_SEEDS[number] for number in numbers]
+        drawn = [render_fault(seed) for seed in seeds]
+        rows = _faulty_pairs(drawn, seeds, encode)
+        return drawn, [_accepted(row, fault) for row, fault in zip(rows, drawn, strict=True)]
+
+    return _write(out, "curated", count, make)
 
 
-def write_filter_test(out: Path, count: int, *, encode: Encode, seed: int = 0) -> tuple[DatasetRef, DatasetRef]:
+def write_filter_test(out: Path, count: int, *, encode: Encode) -> tuple[DatasetRef, DatasetRef]:
     """Write `count` unjudged pairs, the even ones with a drawn fault, the odd ones with an edit that is no fault.
 
     The null edits of a part's or a body's pixels: passed through the autoencoder once more, given another hue, given a
     shadow. All name the tool and part of the drawn fault of their scene, so that the filters are asked the same.
     `prompt` of a pair holds the truth: "fault" or the name of the null edit. Returns "pairs" and "scenes".
     """
-    if count < 2 or count > len(FILTER_SEEDS):
+    if not 2 <= count <= len(FILTER_SEEDS):
         raise ValueError(f"count={count}: expected 2 to {len(FILTER_SEEDS)}")
-    pairs: DatasetWriter[Pair] = DatasetWriter(out / "pairs", "pairs", ("clean", "artifact"))
+    rng = random.Random(0)
+
+    def make(numbers: range) -> _Made:
+        seeds = [FILTER_SEEDS[number] for number in numbers]
+        # Faults and nulls share the walk through kinds and faults: pair k and k + 1 differ in kind alone.
+        faults = [list(_TOOLS)[number // 2 % 4] for number in numbers]
+        drawn = [render_fault(seed, fault=fault) for seed, fault in zip(seeds, faults, strict=True)]
+        rows = []
+        for row, fault, number in zip(_faulty_pairs(drawn, seeds, encode), drawn, numbers, strict=True):
+            kind = "fault" if number % 2 == 0 else rng.choice(NULL_EDITS)
+            rows.append(_told(row, kind) if kind == "fault" else _null(row, fault, kind, encode, rng))
+        return drawn, rows
+
+    return _write(out, "pairs", count, make)
+
+
+def _write(out: Path, name: str, count: int, make: Callable[[range], _Made]) -> tuple[DatasetRef, DatasetRef]:
+    """What `make` gives for each range of numbers, as data sets `name` and "scenes"."""
+    pairs: DatasetWriter[Pair] = DatasetWriter(out / name, name, ("clean", "artifact"))
     scenes: DatasetWriter[Scene] = DatasetWriter(out / "scenes", "scenes", ("image",))
-    rng = random.Random(seed)
-    with tqdm(desc="filter test", total=count, unit="pair") as progress:
+    with tqdm(desc=f"drawn {name}", total=count, unit="pair") as progress:
         for start in range(0, count, _CHUNK):
-            numbers = range(start, min(start + _CHUNK, count))
-            seeds = [FILTER_SEEDS[number] for number in numbers]
-            # Faults and nulls share the walk through kinds and faults: pair k and k + 1 differ in kind alone.
-            drawn = [
-                render_fault(seed, fault=list(_TOOLS)[number // 2 % 4])
-                for seed, number in zip(seeds, numbers, strict=True)
-            ]
-            rows = []
-            for (row, fault), number in zip(
-                zip(_faulty_pairs(drawn, seeds, encode), drawn, strict=True), numbers, strict=True
-            ):
-                kind = "fault" if number % 2 == 0 else rng.choice(NULL_EDITS)
-                rows.append(_told(row, kind) if kind == "fault" else _null(row, fault, kind, encode, rng))
+            drawn, rows = make(range(start, min(start + _CHUNK, count)))
             pairs.write(f"{start:07d}", rows)
             scenes.write(f"{start:07d}", [_scene_row(row, f.scene) for row, f in zip(rows, drawn, strict=True)])
             progress.update(len(rows))

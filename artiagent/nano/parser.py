@@ -318,8 +318,8 @@ def measure(parser: Parser, *, first_seed: int, scenes: int) -> dict[str, float]
         right = [a + b for a, b in zip(right, _exact(view, parsed), strict=True)]
     odd = [0, 0]
     for view, scene, parsed in zip(changed, rendered, parser.parse([view.image for view in changed]), strict=True):
-        usual = _true_counts(view_of(scene))
-        names = {name for name in usual | _true_counts(view) if usual[name] != _true_counts(view)[name]}
+        usual, now = _true_counts(view_of(scene)), _true_counts(view)
+        names = {name for name in usual | now if usual[name] != now[name]}
         odd = [a + b for a, b in zip(odd, _exact(view, parsed, names), strict=True)]
     iou = {name: both[name] / union[name] for name in classes() if union[name]}
     parts = [iou[name] for name in part_names() if name in iou]

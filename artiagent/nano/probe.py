@@ -17,8 +17,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from tqdm import tqdm
 
-from artiagent.curation.audit import auroc
 from artiagent.evaluation.bootstrap import draw_weights, interval
+from artiagent.evaluation.metrics import auroc, ratio_of
 from artiagent.images import decode
 from artiagent.instruction.conversations import usable
 from artiagent.records import Interval, Pair
@@ -42,7 +42,7 @@ def image_tokens(vlm: LocalVlm, images: Iterable[np.ndarray]) -> np.ndarray:
     return torch.cat([tokens.mean(1), tokens.amax(1), tokens.amin(1)], 1).cpu().numpy()
 
 
-def pair_features(vlm: LocalVlm, curated: Path, limit: int | None = None) -> tuple[np.ndarray, np.ndarray, list[str]]:
+def pair_features(vlm: LocalVlm, curated: Path) -> tuple[np.ndarray, np.ndarray, list[str]]:
     """Features of the twins and of the artifact images [P, F] of usable pairs, and their sources."""
     clean, artifact, sources = [], [], []
     batch: list[tuple[np.ndarray, np.ndarray]] = []
@@ -53,7 +53,7 @@ def pair_features(vlm: LocalVlm, curated: Path, limit: int | None = None) -> tup
         batch.clear()
 
     for row in tqdm(read_rows(curated, Pair), "features", unit="pair"):
-        if not usable(row.record) or (limit is not None and len(sources) == limit):
+        if not usable(row.record):
             continue
         batch.append((decode(row.images["clean"]), decode(row.images["artifact"])))
         sources.append(row.record.source_id)
@@ -81,19 +81,9 @@ def probe(clean: np.ndarray, artifact: np.ndarray, sources: list[str], seed: int
         model.fit(features[fit], labels[fit])
         scores[held] = model.decision_function(features[held])
     weights = draw_weights(len(names), 1000, seed)
-    wins = (scores[len(clean) :] > scores[: len(clean)]).astype(float)
-
-    def area(drawn: np.ndarray) -> np.ndarray:
-        return np.array([_weighted_auroc(scores, labels, row[doubled]) for row in drawn])
-
-    def ordered(drawn: np.ndarray) -> np.ndarray:
-        return (drawn[:, groups] * wins).sum(1) / drawn[:, groups].sum(1)
-
-    return {"auroc": interval(area, weights), "pairs": interval(ordered, weights)}
-
-
-def _weighted_auroc(scores: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> float:
-    if (weights == 1).all():
-        return auroc(scores, labels)
-    counts = weights.astype(int)
-    return auroc(np.repeat(scores, counts), np.repeat(labels, counts))
+    area = auroc(labels, scores)
+    wins = np.bincount(groups, weights=scores[len(clean) :] > scores[: len(clean)])
+    return {
+        "auroc": interval(lambda drawn: area(drawn[:, doubled]), weights),
+        "pairs": interval(ratio_of(wins, np.bincount(groups).astype(float)), weights),
+    }

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from artiagent.checkpoints import checkpoint_ref, locate
-from artiagent.config import Config, InstructionSection
+from artiagent.config import Config
 from artiagent.instruction.conversations import build_conversations, usable
 from artiagent.nano.drawn_pairs import write_drawn_pairs
 from artiagent.nano.flux_vae import encode_path
@@ -37,7 +37,7 @@ def run_transfer(
     section = config.instruction
     data = {
         "injected": build_conversations(section, injected, _complete(scenes), out / "conversations"),
-        "oracle": build_conversations(_unbenign(section), oracle_curated, oracle_scenes, out / "oracle-conversations"),
+        "oracle": build_conversations(section, oracle_curated, oracle_scenes, out / "oracle-conversations"),
     }
     variants = [Variant("injected", data["injected"], config.sft), Variant("oracle", data["oracle"], config.sft)]
     if ablate:
@@ -62,8 +62,3 @@ def _oracle(config: Config, out: Path, count: int) -> tuple[DatasetRef, DatasetR
     if curated is not None and scenes is not None and curated.rows == count:
         return curated, scenes
     return write_drawn_pairs(out, count, encode=encode_path(locate(config.inputs.generator)))
-
-
-def _unbenign(section: InstructionSection) -> InstructionSection:
-    """There are no benign injections among drawn pairs."""
-    return section.model_copy(update={"hard_negatives": False})

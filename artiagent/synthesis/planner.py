@@ -82,16 +82,11 @@ class SourcePlanner:
     """Plans the variants of one source; ``balance`` is shared by all sources and counts planned artifacts."""
 
     def __init__(self, scene: Scene, section: PlanningSection, patch: int, balance: Counter[Tool]) -> None:
-        self.scene, self.section, self.balance = scene, section, balance
+        self.scene, self.section, self.patch, self.balance = scene, section, patch, balance
         self.rejections: list[Rejection] = []
         self.grids = {e.id: patch_grid(e.mask.decode(), patch) for e in scene.entities}
         self.core = core_grid(np.logical_or.reduce([e.mask.decode() for e in scene.entities]), patch)
         self.part_grids = {p.id: patch_grid(p.mask.decode(), patch) for e in scene.entities for p in e.parts}
-        self.solid = {
-            p.id: self._solid(p, core_grid(p.mask.decode(), patch, section.add_coverage))
-            for e in scene.entities
-            for p in e.parts
-        }
         self.used: set[tuple[Tool, tuple[str, str, str]]] = set()
 
     def jobs(self) -> Iterator[Job]:
@@ -178,7 +173,7 @@ class SourcePlanner:
             return fuse(owner, self.grids[c.other.id], self.core, rng, section)
         part = self.part_grids[c.part.id]
         if tool == "add":
-            return add(part, owner, self._same_class(c.part), rng, section, self.solid[c.part.id])
+            return add(part, owner, self._same_class(c.part), rng, section, self._solid(c.part))
         if tool == "remove":
             return remove(part, owner, self._same_class(c.part) | part, section.remove_radius)
         if c.kernel == "shuffle":
@@ -187,10 +182,11 @@ class SourcePlanner:
             return distort.jitter(part, owner, rng, section.jitter_sigma, section.jitter_attempts)
         return distort.strip(part, section.strips)
 
-    def _solid(self, part: Part, covered: np.ndarray) -> np.ndarray:
-        """Patches that an addition copies; all of them where too few are covered enough."""
+    def _solid(self, part: Part) -> np.ndarray:
+        """Patches that an addition copies: those well covered, or all where these are less than half."""
         touched = self.part_grids[part.id]
-        return covered & touched if 2 * (covered & touched).sum() >= touched.sum() else touched
+        covered = touched & core_grid(part.mask.decode(), self.patch, self.section.add_coverage)
+        return covered if 2 * covered.sum() >= touched.sum() else touched
 
     def _same_class(self, part: Part) -> np.ndarray:
         """Patches of the other instances of this part class."""
