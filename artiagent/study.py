@@ -1,7 +1,8 @@
 """Studies: one base model fine-tuned in several ways, each with several seeds, compared on one benchmark.
 
 Knows how variants are run side by side and how their scores are averaged over seeds. Does not know what a variant
-means. Runs that are on disk are not repeated; ``study.json`` and ``study.md`` hold the table.
+Runs that are on disk are not repeated, so that another benchmark costs its answers only;
+``BENCHMARK.json`` and ``BENCHMARK.md`` hold its table.
 """
 
 from __future__ import annotations
@@ -25,7 +26,6 @@ from artiagent.parallel import ordered_map
 from artiagent.records import CheckpointRef, DatasetRef, Interval, Prediction
 from artiagent.store import read_rows, write_atomic
 
-TABLE, TEXT = "study.json", "study.md"
 COLUMNS = ("macro_f1", "auroc", "recall_at_10", "iou", "rouge_l")
 LABELS = {
     "macro_f1": "macro-F1", "auroc": "AUROC", "recall_at_10": "recall at 10 % false alarms", "iou": "IoU",
@@ -59,7 +59,7 @@ def study(
     *,
     workers: int = 2,
 ) -> dict[str, Any]:
-    """Fine-tune and measure every variant with every seed; returns what ``study.json`` holds.
+    """Fine-tune and measure every variant with every seed; returns what the JSON table below ``out`` holds.
 
     Scores are means over the seeds; intervals resample the benchmark's images, differences against the first variant
     and the base in pairs. With more than one worker every run has one thread. Raises ValueError for two variants of a
@@ -70,7 +70,7 @@ def study(
             f"variants {[v.name for v in variants]}, seeds {list(seeds)}: expected distinct names and at least one seed"
         )
     runs = [_Run(variant, seed, out / f"{variant.name}-{seed}") for seed in seeds for variant in variants]
-    predicted = {"base": [predict(evaluation, base, benchmark, out / "base", "base")]}
+    predicted = {"base": [predict(evaluation, base, benchmark, out / f"base-{benchmark.stem}", "base")]}
     arguments = (base, benchmark, evaluation, 1 if workers > 1 else evaluation.threads)
     finished = ordered_map(_prepare, arguments, runs, workers)
     for run, ref in zip(runs, tqdm(finished, "study", total=len(runs), unit="run"), strict=True):
@@ -80,8 +80,8 @@ def study(
         "seeds": list(seeds),
         "variants": {v.name: {**v.section.model_dump(mode="json"), "data": v.conversations.digest} for v in variants},
     }
-    write_atomic(out / TABLE, json.dumps(table, indent=1).encode())
-    write_atomic(out / TEXT, markdown(table).encode())
+    write_atomic(out / f"{benchmark.stem}.json", json.dumps(table, indent=1).encode())
+    write_atomic(out / f"{benchmark.stem}.md", markdown(table).encode())
     return table
 
 
@@ -92,7 +92,7 @@ def _prepare(
         section = one.variant.section.model_copy(update={"seed": one.seed, "threads": threads})
         tuned = finetune(section, one.variant.conversations, base, one.out / "model")
         asked = evaluation.model_copy(update={"threads": threads})
-        return predict(asked, tuned, benchmark, one.out / "predictions", f"{one.variant.name}-{one.seed}")
+        return predict(asked, tuned, benchmark, one.out / benchmark.stem, f"{one.variant.name}-{one.seed}")
 
     return run
 

@@ -15,7 +15,7 @@ from artiagent.nano.artibench import write_artibench
 from artiagent.nano.drawn_pairs import write_drawn_pairs
 from artiagent.nano.probe import pair_features, probe
 from artiagent.nano.vl_model import build_model, build_processor, build_tokenizer, save_model
-from artiagent.study import TEXT, Variant, study
+from artiagent.study import Variant, study
 from artiagent.vlm.local import LocalVlm
 
 STAGES = (SftStage(name="all", train_vision=True, epochs=1, max_steps=2, learning_rate=1e-3),)
@@ -53,7 +53,7 @@ def test_a_study_averages_seeds_and_compares(folder: Path, tmp_path: Path) -> No
     assert table["scores"]["paired"]["auroc"]["value"] == pytest.approx(np.mean(values), abs=1e-4)
     assert set(table["differences"]) == {"paired - base", "tokens - base", "tokens - paired"}
     assert set(table["by_fault"]["paired"]) == {"distortion", "duplication", "fusion", "omission"}
-    text = (tmp_path / TEXT).read_text()
+    text = (tmp_path / "drawn.md").read_text()
     assert text.startswith("8 images, means over 2 seeds")
     assert "| tokens |" in text
     weights = tmp_path / "paired-0" / "model" / "model.safetensors"

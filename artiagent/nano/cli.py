@@ -55,7 +55,8 @@ def add_commands(kinds: argparse._SubParsersAction, add: Add, config_options: Ca
     config_options(made)
     _curated(made)
     made.add_argument("--scenes", type=Path, required=True, help="folder of the scenes that the pairs were made from")
-    made.add_argument("--out", type=Path, required=True, help="folder for models, predictions and study.md; resumes")
+    made.add_argument("--out", type=Path, required=True, help="folder for models, predictions and tables; resumes")
+    made.add_argument("--benchmark", type=Path, nargs="+", default=[], help="default: inputs.benchmark")
     made.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     made.add_argument("--no-ablation", action="store_true", help="injected against drawn pairs only")
     made.add_argument("--workers", type=int, default=2, help="runs side by side, one thread each")
@@ -162,16 +163,18 @@ def study(arguments: argparse.Namespace) -> int:
     from artiagent.nano.transfer import run_transfer
     from artiagent.study import markdown
 
-    table = run_transfer(
+    tables = run_transfer(
         load_config(arguments.config, arguments.set),
         arguments.curated,
         arguments.scenes,
         arguments.out,
         seeds=arguments.seeds,
         ablate=not arguments.no_ablation,
+        benchmarks=arguments.benchmark,
         workers=arguments.workers,
     )
-    print(markdown(table))
+    for name, table in tables.items():
+        print(f"{name}: {markdown(table)}")
     return 0
 
 

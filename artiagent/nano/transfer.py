@@ -25,11 +25,12 @@ SAMPLERS, LOSSES = ("paired", "shuffled"), ("tokens+margin", "tokens")
 
 def run_transfer(
     config: Config, curated: Path, scenes: Path, out: Path, *, seeds: Sequence[int] = (0, 1, 2), ablate: bool = True,
-    workers: int = 2,
-) -> dict[str, Any]:  # fmt: skip
+    benchmarks: Sequence[Path] = (), workers: int = 2,
+) -> dict[str, dict[str, Any]]:  # fmt: skip
     """Fine-tune on injected and on drawn pairs, with `ablate` in every combination of sampler and loss.
 
-    Returns the table of `study`; everything is kept below `out`, and what is there is not done again.
+    Returns the table of `study` for each of `benchmarks` (the configured one by default) by its name; everything is
+    kept below `out`, and what is there is not done again.
     """
     injected = _complete(curated)
     count = sum(usable(row.record) for row in read_rows(injected, Pair, ()))
@@ -46,8 +47,10 @@ def run_transfer(
                 changed = config.sft.model_copy(update={"sampler": sampler, "loss": loss})
                 variants.append(Variant(f"injected-{sampler}-{loss}", data["injected"], changed))
     base = checkpoint_ref("base", config.inputs.vlm)
-    benchmark = locate(config.inputs.benchmark)
-    return study(variants, seeds, base, benchmark, config.evaluation, out, workers=workers)
+    return {
+        path.stem: study(variants, seeds, base, path, config.evaluation, out, workers=workers)
+        for path in benchmarks or [locate(config.inputs.benchmark)]
+    }
 
 
 def _complete(folder: Path) -> DatasetRef:

@@ -1,11 +1,12 @@
 """Pre-trains nano-VL on clean scenes: ``python -m artiagent.nano.vl --minutes 70``.
 
-Captions, part grounding, "is there a part in this box", presence and counting; no image is ever called faulty or sound,
-so whatever a later model knows about artifacts comes from fine-tuning. Beside the token loss, linear heads read off the
-image tokens what every patch shows (kinds, parts, mean colour) and what it showed before the augmentation (a denoising
-autoencoder over parts): the masks are there anyway, they teach the vision tower long before the answers do, and they
-make it know what belongs where. The first part of the budget trains the vision tower alone, at three times the speed.
-The heads are thrown away at export.
+Captions, part grounding, "is there a part in this box", presence, counting, and where an augmentation altered the
+picture. Beside the token loss, linear heads read off the image tokens what every patch shows (kinds, parts, mean
+colour), what it showed before the augmentation (a denoising autoencoder over parts) and whether both are the same: the
+masks are there anyway, they teach the vision tower long before the answers do, and they make it know what belongs
+where. No image is called faulty and no fault of the benchmark is shown, but altered places are told from unaltered ones
+here already; fine-tuning adds what to call them. The first part of the budget trains the vision tower alone, at twice
+the speed. The heads are thrown away at export.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ from artiagent.nano.vl import Pretraining, train_vl
 from artiagent.nano.vl_batches import Packer, ask_many
 from artiagent.nano.vl_evaluation import Asked, score
 from artiagent.nano.vl_model import build_model, build_processor, build_tokenizer, save_model
-from artiagent.nano.vl_tasks import ASK, Exchange, aligned, ask_part_in_box, shows, visible_parts
+from artiagent.nano.vl_tasks import ASK, Exchange, aligned, ask_mismatch, ask_part_in_box, shows, visible_parts
 from artiagent.records import Box
 
 TINY = {"hidden": 48, "vision_hidden": 32, "depth": 1}
@@ -268,6 +268,8 @@ def test_the_heads_learn_what_is_seen_and_what_was_there(processor: Qwen2_5_VLPr
     assert (colours[0] == -1).all()
     assert (colours[1] > -1).any()
     assert not batch.targets.altered.any()
+    assert batch.targets.places[0, 0].tolist() == [-0.875, -0.875]
+    assert batch.targets.places[0, 7].tolist() == [-0.875, 0.875]
     # Token 0 holds the four patches of the upper left corner, row by row.
     expected = patch_labels(whole, 8)[:2, :2].reshape(-1)
     assert before[0, 0].tolist() == expected.astype(float).tolist()
@@ -319,3 +321,16 @@ def test_a_checkpoint_of_another_size_is_refused(tmp_path: Path) -> None:
     train_vl(tmp_path / "a", tmp_path / "work", **settings, **TINY)
     with pytest.raises(ValueError, match="another recipe"):
         train_vl(tmp_path / "a", tmp_path / "work", **settings, **{**TINY, "hidden": 96})
+
+
+def test_what_was_altered_is_asked_for_region_by_region(scenes: list[RenderedScene]) -> None:
+    assert ask_mismatch(view_of(scenes[0]), random.Random(0)).answer == "[]"
+    altered = np.zeros((128, 128), bool)
+    altered[8:24, 64:80] = altered[8:24, 83:90] = True  # 3 px apart: one region
+    altered[40:60, 10:30] = True
+    altered[100, 100:104] = True  # a speck
+    view = replace(view_of(scenes[0]), altered=altered)
+    assert ask_mismatch(view, random.Random(0)).answer == "[[10,40,30,60],[64,8,90,24]]"
+    many = np.zeros((128, 128), bool)
+    many[::32, :] = many[1::32, :] = True
+    assert ask_mismatch(replace(view, altered=many), random.Random(0)) is None
