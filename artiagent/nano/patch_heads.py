@@ -1,11 +1,9 @@
 """Dense targets that vision encoders learn beside language: what a patch shows, what it showed before, whether that is
-the same, and where it is.
+the same.
 
 The second makes the encoder a denoising autoencoder over parts and colours: of an augmented view it has to say what
-belongs where. The third is ELECTRA's replaced-token detection (arXiv 2003.10555) on patches. The fourth puts
-a place into every token: rotary attention knows distances only, and a language model that is to print a box has to read
-places off what it attends to. The heads are linear, so that the answers lie open in the features, and are dropped at
-export.
+belongs where. The third is ELECTRA's replaced-token detection (arXiv 2003.10555) on patches. The heads are linear, so
+that the answers lie open in the features, and are dropped at export.
 """
 
 from __future__ import annotations
@@ -25,13 +23,11 @@ ALTERED_SHARE = 0.15  # of a patch's pixels
 class PatchTargets(NamedTuple):
     """`labels` float32 [B, tokens, 2 * patches * classes]: 1 where a class covers a quarter of a patch; first of all
     patches as seen, then as they were. `colours` [B, tokens, 2 * patches * 3]: mean colours, likewise. `altered`
-    [B, tokens, patches]: 1 where an augmentation left other content. `places` [B, tokens, 2]: row and column of the
-    token's middle, -1 to 1."""
+    [B, tokens, patches]: 1 where an augmentation left other content."""
 
     labels: Tensor
     colours: Tensor
     altered: Tensor
-    places: Tensor
 
     def to(self, device: str) -> PatchTargets:
         return PatchTargets(*(target.to(device) for target in self))
@@ -40,26 +36,24 @@ class PatchTargets(NamedTuple):
 class PatchHeads(nn.Module):
     """Reads labels and colours of `patches` patches off every token of `hidden` values."""
 
-    weights = (20.0, 2.0, 1.0, 3.0)  # of labels, colours, altered, places
+    weights = (20.0, 2.0, 1.0)  # of labels, colours, altered
 
     def __init__(self, hidden: int, patches: int = 1):
         super().__init__()
         self.labels = nn.Linear(hidden, 2 * patches * len(patch_classes()))
         self.colours = nn.Linear(hidden, 2 * patches * 3)
         self.altered = nn.Linear(hidden, patches)
-        self.places = nn.Linear(hidden, 2)
 
     def forward(self, tokens: Tensor, targets: PatchTargets) -> Tensor:
         """Weighted sum of the losses, a scalar; `tokens` [..., hidden]."""
-        heads = (self.labels, self.colours, self.altered, self.places)
-        labels, colours, altered, places = (
-            head(tokens).float().view_as(wanted) for head, wanted in zip(heads, targets, strict=True)
+        labels, colours, altered = (
+            head(tokens).float().view_as(wanted)
+            for head, wanted in zip((self.labels, self.colours, self.altered), targets, strict=True)
         )
         losses = (
             F.binary_cross_entropy_with_logits(labels, targets.labels),
             F.mse_loss(colours, targets.colours),
             F.binary_cross_entropy_with_logits(altered, targets.altered),
-            F.mse_loss(places, targets.places),
         )
         return sum(weight * loss for weight, loss in zip(self.weights, losses, strict=True))
 
@@ -77,14 +71,7 @@ def patch_targets(views: list[View], originals: list[View], patch: int, merge: i
     colours = [stacked([patch_colours(view.image, patch) for view in side]) for side in (views, originals)]
     altered = stacked([patch_shares(view.altered, patch) >= ALTERED_SHARE for view in views])
     both = (np.concatenate(values, 2) for values in (marked, colours))
-    places = np.broadcast_to(_places(views[0].image.shape[0] // patch // merge), (*altered.shape[:2], 2)).copy()
-    return PatchTargets(*map(torch.from_numpy, (*both, altered, places)))
-
-
-def _places(side: int) -> np.ndarray:
-    """float32 [side**2, 2]: row and column of the middle of each cell of a square, -1 to 1."""
-    middle = ((np.arange(side, dtype=np.float32) + 0.5) * 2 / side) - 1
-    return np.stack(np.meshgrid(middle, middle, indexing="ij"), axis=-1).reshape(-1, 2)
+    return PatchTargets(*map(torch.from_numpy, (*both, altered)))
 
 
 def _by_token(patches: np.ndarray, merge: int) -> np.ndarray:

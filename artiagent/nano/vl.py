@@ -35,28 +35,45 @@ from artiagent.vlm.local import LocalVlm
 
 HELD_OUT_SEED = TRAIN_SEEDS[1_000_000_000]
 EXPORT_SECONDS = 600.0
+PLACE_WEIGHT = 3.0
 VISION_SHARE = 0.45  # of the budget: the vision tower alone
 
 
 class Pretraining(nn.Module):
-    """The model with the patch heads that only its pre-training has."""
+    """The model with the heads that only its pre-training has: `PatchHeads` on the image tokens, and `places` on what
+    the language model has made of them half way up, from which it has to say their row and column.
+
+    Rotary attention knows distances only, so that a token does not know where it is. In the language model the token
+    before the image is a fixed mark from which it can tell, and a box can be read off tokens that know.
+    """
 
     def __init__(self, model: Qwen2_5_VLForConditionalGeneration):
         super().__init__()
         self.model = model
-        self.heads = PatchHeads(model.config.text_config.hidden_size, model.config.vision_config.spatial_merge_size**2)
+        hidden = model.config.text_config.hidden_size
+        self.heads = PatchHeads(hidden, model.config.vision_config.spatial_merge_size**2)
+        self.places = nn.Linear(hidden, 2)
 
     def forward(self, batch: Batch, language: bool = True) -> Tensor:
-        """Patch losses and, with `language`, the weighted token loss; a scalar."""
+        """Patch losses and, with `language`, the weighted token loss and the loss of places; a scalar."""
         if not language:
             return self._patch_loss(batch, self._image_tokens(batch))
-        tokens, features = self.encode(batch)
+        tokens, features, middle = self.encode(batch)
         flat = batch.labels.flatten()
         chosen = flat >= 0
         logits = self.model.lm_head(tokens.flatten(0, 1)[chosen])
         each = nn.functional.cross_entropy(logits.float(), flat[chosen], reduction="none")
         weights = batch.weights.flatten()[chosen]
-        return (each * weights).sum() / weights.sum() + self._patch_loss(batch, features)
+        losses = self._patch_loss(batch, features) + PLACE_WEIGHT * self._place_loss(batch, middle)
+        return (each * weights).sum() / weights.sum() + losses
+
+    def _place_loss(self, batch: Batch, middle: Tensor) -> Tensor:
+        """Squared error of row and column, -1 to 1, of the image tokens among `middle` [B, L, hidden]."""
+        merge = self.model.config.vision_config.spatial_merge_size
+        rows, columns = (batch.image_grid_thw[0, 1:] // merge).tolist()
+        grid = torch.cartesian_prod(_middles(rows), _middles(columns)).to(middle.device)
+        found = self.places(middle[batch.input_ids == self.model.config.image_token_id]).float()
+        return nn.functional.mse_loss(found.view(len(middle), -1, 2), grid.expand(len(middle), -1, -1))
 
     def _patch_loss(self, batch: Batch, features: Tensor) -> Tensor:
         return self.heads(features, batch.targets)
@@ -66,8 +83,9 @@ class Pretraining(nn.Module):
         outputs = self.model.model.get_image_features(batch.pixel_values, batch.image_grid_thw, return_dict=True)
         return torch.cat(tuple(outputs.pooler_output))
 
-    def encode(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Last hidden states [B, L, hidden] and image tokens [B * tokens, hidden] from the same forward pass."""
+    def encode(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """Last hidden states [B, L, hidden], image tokens [B * tokens, hidden] and the hidden states half way up
+        [B, L, hidden] from the same forward pass."""
         core, features = self.model.model, self._image_tokens(batch)
         embedded = core.get_input_embeddings()(batch.input_ids)
         is_image = (batch.input_ids == self.model.config.image_token_id).unsqueeze(-1)
@@ -75,10 +93,16 @@ class Pretraining(nn.Module):
         where = embedded.device.type
         dtype = torch.get_autocast_dtype(where) if torch.is_autocast_enabled(where) else embedded.dtype
         mask = torch.zeros_like(batch.attention_mask, dtype=dtype).masked_fill_(~batch.attention_mask, -1e4)
-        tokens = core.language_model(
-            inputs_embeds=embedded, position_ids=batch.position_ids, attention_mask=mask, use_cache=False
-        ).last_hidden_state
-        return tokens, features
+        states = core.language_model(
+            inputs_embeds=embedded, position_ids=batch.position_ids, attention_mask=mask, use_cache=False,
+            output_hidden_states=True,
+        )  # fmt: skip
+        return states.last_hidden_state, features, states.hidden_states[len(states.hidden_states) // 2]
+
+
+def _middles(count: int) -> Tensor:
+    """Middles of `count` equal pieces of -1 to 1."""
+    return (torch.arange(count) + 0.5) * 2 / count - 1
 
 
 def train_vl(

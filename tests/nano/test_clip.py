@@ -69,11 +69,11 @@ def test_the_loss_falls_on_a_batch_that_is_seen_again(processor: CLIPProcessor) 
 
 def test_equal_captions_are_not_each_others_negatives(processor: CLIPProcessor) -> None:
     learner = Contrastive(build_model(processor.tokenizer, **TINY)).eval()
-    learner.heads.weights = (0.0,) * len(learner.heads.weights)
+    learner.heads.weights = (0.0, 0.0, 0.0)
     drawn = draw_captioned(ScenePool(TRAIN_SEEDS[0], 4), processor, 2, random.Random(1))
     parts = (drawn.pixel_values, drawn.input_ids, drawn.attention_mask, *drawn.targets)
-    repeated = [part[:1].repeat(2, *[1] * (part.ndim - 1)) for part in parts]
-    twice = CaptionBatch(*repeated[:3], PatchTargets(*repeated[3:]))
+    *parts, labels, colours, altered = (part[:1].repeat(2, *[1] * (part.ndim - 1)) for part in parts)
+    twice = CaptionBatch(*parts, PatchTargets(labels, colours, altered))
     with torch.no_grad():
         assert learner(twice).item() == pytest.approx(np.log(2), abs=1e-4)
 
