@@ -187,7 +187,7 @@ class SftSection(Section):
     lora_alpha: int = 32
     lora_dropout: float = 0.0
     sampler: Literal["paired", "shuffled"] = "paired"
-    loss: Literal["tokens", "tokens+margin"] = "tokens+margin"
+    loss: Literal["tokens", "tokens+margin"] = "tokens"
     margin_weight: float = 1.0
     mirror: bool = True  # an epoch shows every pair twice, once mirrored left to right
     batch_pairs: int = Field(default=8, ge=1)
