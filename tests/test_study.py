@@ -40,7 +40,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_study_averages_seeds_and_compares(folder: Path, tmp_path: Path) -> None:
     conversations = build_conversations(InstructionSection(), None, None, folder / "conversations")
-    section = SftSection(stages=STAGES, batch_pairs=2, lora_rank=2, device="cpu")
+    section = SftSection(stages=STAGES, loss="tokens+margin", batch_pairs=2, lora_rank=2, device="cpu")
     variants = [
         Variant("paired", conversations, section),
         Variant("tokens", conversations, section.model_copy(update={"loss": "tokens"})),

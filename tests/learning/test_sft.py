@@ -17,7 +17,7 @@ from artiagent.config import SftSection, SftStage
 from artiagent.images import decode
 from artiagent.instruction.prompts import BINARY, render
 from artiagent.learning.paired import PairedTrainer
-from artiagent.learning.sft import finetune, is_vision
+from artiagent.learning.sft import _paired_rows, finetune, is_vision
 from artiagent.records import CheckpointRef, Conversation, DatasetRef
 from artiagent.store import DatasetWriter, read_rows
 from artiagent.vlm.local import LocalVlm
@@ -27,8 +27,9 @@ STAGES = (
     SftStage(name="vision", train_vision=True, max_steps=3, learning_rate=1e-3),
 )
 SECTION = SftSection(
-    method="lora", stages=STAGES, batch_pairs=4, lora_rank=4, threads=1, device="cpu", autocast="none", save_steps=1
-)
+    method="lora", stages=STAGES, loss="tokens+margin", batch_pairs=4, lora_rank=4, threads=1, device="cpu",
+    autocast="none", save_steps=1,
+)  # fmt: skip
 
 
 def weights(ref: CheckpointRef) -> dict[str, torch.Tensor]:
@@ -152,3 +153,11 @@ def test_the_margin_is_added_to_the_token_loss(
     assert both["margin_loss"] == pytest.approx(tokens["margin_loss"])
     assert both["loss"] == pytest.approx(tokens["loss"] + 3 * tokens["margin_loss"], rel=1e-4)
     assert first["shuffled"]["loss"] != pytest.approx(tokens["loss"], rel=1e-4)
+
+
+def test_mirrored_rows_follow_the_plain_ones_in_the_same_order(conversations: DatasetRef, tmp_path: Path) -> None:
+    plain = _paired_rows(conversations, "train", tmp_path, mirror=False)
+    both = _paired_rows(conversations, "train", tmp_path, mirror=True)
+    assert len(both) == 2 * len(plain)
+    assert list(both["mirrored"]) == [False] * len(plain) + [True] * len(plain)
+    assert [row["record"] for row in both] == [row["record"] for row in plain] * 2
