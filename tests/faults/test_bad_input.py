@@ -318,6 +318,7 @@ from pathlib import Path
 from artiagent.config import InputSet, PerceptionSection
 from artiagent.perception import stage
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job inherits that it is ignored
 write, left = stage.DatasetWriter.write, [3]
 
 def write_then_interrupt(writer, batch, rows):
