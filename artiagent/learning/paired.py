@@ -1,7 +1,8 @@
 """Both sides of a pair in one batch, and a loss on the contrast between them.
 
-Measured on the nano prototype (architecture, "The nano world"): shuffled single images with a token loss alone stay at
-chance, paired batches with a contrast learn. ``SFTTrainer`` with a sampler and one more term, nothing else.
+Measured: a base that is blind to anatomy stays at chance with shuffled single images and a token loss, and learns with
+paired batches and the contrast (the nano prototype); one that sees altered places does best with paired batches and the
+token loss alone (docs/transfer.md). ``SFTTrainer`` with a sampler and one more term, nothing else.
 """
 
 from __future__ import annotations
