@@ -4,6 +4,9 @@ A data set is a folder. While it grows, every finished batch is one file under `
 id and the digest of its content: a killed writer loses at most the batch in flight, a damaged chunk is recognised and
 redone. ``finish`` merges the chunks into shards and writes ``manifest.json``; from then on the data set is complete.
 
+Several processes, also of several machines on one file system, may write at the same time: temporary files have names
+of their own, nobody removes another's, and all of them lie in ``chunks/``, which goes as a whole. One process finishes.
+
 The data set's digest depends on keys and contents alone, not on order, number of shards, time or place.
 """
 
@@ -13,10 +16,12 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Generic, TypeVar
+from secrets import token_hex
+from typing import Any, Generic, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -25,6 +30,7 @@ from artiagent.records import SCHEMA_VERSION, DatasetRef, Record, stable_hash
 
 R = TypeVar("R", bound=Record)
 MANIFEST = "manifest.json"
+GROUP_BYTES = 32 * 2**20  # of a row group of a merged shard: what a reader holds at a time
 
 
 class StoreError(ValueError):
@@ -58,32 +64,42 @@ def dataset_dir(kind: str, *identity: str) -> Path:
     return home() / "store" / kind / stable_hash(kind, *identity, length=20)
 
 
-def open_dataset(directory: Path) -> DatasetRef | None:
-    """Return the reference of a complete data set, or None. Raises StoreError when shards are missing or damaged."""
+def open_dataset(directory: Path, stamp: str = "") -> DatasetRef | None:
+    """Return the reference of a complete data set, or None; removes what a writer killed at its very end left.
+
+    Raises StoreError when shards are missing or damaged, or when a ``stamp`` is given that is not the writer's.
+    """
     path = directory / MANIFEST
     if not path.is_file():
         return None
     manifest = json.loads(path.read_text())
+    if stamp and manifest.get("stamp", "") != stamp:
+        raise StoreError(_foreign(directory))
     for name, digest in manifest["files"].items():
         shard = directory / name
         if not shard.is_file() or file_sha256(shard) != digest:
             raise StoreError(
                 f"{shard}: missing or damaged (expected sha256 {digest[:12]}); delete {directory} and rerun"
             )
+    with suppress(OSError):  # a reader may lack the right to write; the data set is whole all the same
+        _drop_chunks(directory)
     return DatasetRef.model_validate({**manifest["ref"], "uri": str(directory)})
 
 
 class DatasetWriter(Generic[R]):
     """Append batches of rows to a data set folder; safe to kill and restart at any moment.
 
+    ``batch in writer`` tells whether a batch is on disk and intact; its digest is checked when it is first asked for.
+
     Args:
         directory: folder of the data set; created.
         kind: what the rows are, e.g. "pairs".
         images: names of the binary columns every row carries.
+        stamp: identity of what the rows are made from (letters and digits); batches with another one are refused.
     """
 
-    def __init__(self, directory: Path, kind: str, images: tuple[str, ...] = ()) -> None:
-        self.directory, self.kind, self.images = directory, kind, images
+    def __init__(self, directory: Path, kind: str, images: tuple[str, ...] = (), stamp: str = "") -> None:
+        self.directory, self.kind, self.images, self.stamp = directory, kind, images, stamp
         self.chunks = directory / "chunks"
         try:
             self.chunks.mkdir(parents=True, exist_ok=True)
@@ -91,84 +107,113 @@ class DatasetWriter(Generic[R]):
             raise StoreError(
                 f"{directory}: cannot create the data set folder ({error}); check permissions and disk"
             ) from error
-        self._files = dict(self._intact_chunks())
+        self._files = dict(self._listed())
+        self._intact: set[str] = set()
+
+    def __contains__(self, batch: str) -> bool:
+        if batch in self._files and batch not in self._intact:
+            if _is_intact(self._files[batch]):
+                self._intact.add(batch)
+            else:
+                self._files.pop(batch).unlink(missing_ok=True)
+        return batch in self._files
 
     @property
     def done(self) -> frozenset[str]:
-        """Ids of the batches that are on disk, intact."""
-        return frozenset(self._files)
+        """Ids of the batches that are on disk, intact. Checks them all: for a few, ask ``in``."""
+        return frozenset(batch for batch in sorted(self._files) if batch in self)
 
-    def write(self, batch: str, rows: Iterable[Row[R]]) -> None:
-        """Store one batch atomically under the id ``batch`` (letters, digits, '-', '_'). May be empty."""
+    def write(self, batch: str, rows: Iterable[Row[R]], note: dict[str, Any] | None = None) -> None:
+        """Store one batch atomically under the id ``batch`` (letters, digits, '-', '_'). May be empty.
+
+        The ``note`` (JSON values) lies beside the rows until ``finish``; see ``note``.
+        """
         if not batch.replace("-", "").replace("_", "").isalnum():
             raise StoreError(f"batch id {batch!r}: expected letters, digits, '-' and '_' only")
-        table = _table(rows, self.images)
-        temporary = self.chunks / f".{batch}.{os.getpid()}.tmp"
+        data = _chunk(rows, self.images, note or {})
+        digest = hashlib.sha256(data).hexdigest()[:16]
+        final = self.chunks / f"{'.'.join(filter(None, (batch, self.stamp, digest)))}.parquet"
         try:
-            pq.write_table(table, temporary, compression="zstd")
-            final = self.chunks / f"{batch}.{file_sha256(temporary)[:16]}.parquet"
-            temporary.replace(final)
+            _replace(final, data, staging=self.chunks)
         except OSError as error:
-            temporary.unlink(missing_ok=True)
             raise StoreError(
                 f"{self.chunks}: cannot write batch {batch} ({error}); nothing half-written was left"
             ) from error
         if (older := self._files.get(batch)) not in (None, final):
             older.unlink(missing_ok=True)
         self._files[batch] = final
+        self._intact.add(batch)
+
+    def note(self, batch: str) -> dict[str, Any]:
+        """The note that a batch on disk was written with."""
+        return json.loads(pq.read_schema(self._files[batch]).metadata[b"note"])
+
+    def attach(self, name: str, data: bytes) -> None:
+        """Write a file beside the shards, whole or not at all. Before ``finish``, by the process that finishes."""
+        try:
+            _replace(self.directory / name, data, staging=self.chunks, sync=True)
+        except OSError as error:
+            raise StoreError(f"{self.directory}: cannot write {name} ({error}); rerun resumes it") from error
 
     def finish(self, summary: dict[str, float | int | str] | None = None, shards: int = 1) -> DatasetRef:
         """Merge the chunks into ``shards`` files, write the manifest, drop the chunks. Returns the reference."""
         ordered = [self._files[b] for b in sorted(self._files)]
-        digests, rows, files = [], 0, {}
+        names = [f"{self.kind}-{index:05d}-of-{shards:05d}.parquet" for index in range(shards)]
+        digests: list[str] = []
         try:
-            for index in range(shards):
-                name = f"{self.kind}-{index:05d}-of-{shards:05d}.parquet"
+            for leftover in (*self.directory.glob(".*.tmp"), *self.directory.glob("*-of-*.parquet")):
+                if leftover.name not in names:  # of a killed predecessor, perhaps with another number of shards
+                    leftover.unlink(missing_ok=True)
+            for index, name in enumerate(names):
                 members = ordered[index * len(ordered) // shards : (index + 1) * len(ordered) // shards]
-                count, row_digests = _merge(members, self.directory / name, self.images)
-                rows, digests = rows + count, digests + row_digests
-                files[name] = file_sha256(self.directory / name)
-            digest = stable_hash(self.kind, str(SCHEMA_VERSION), *sorted(digests), length=64)
+                digests += _merge(members, self.directory / name, self.chunks, self.images)
             ref = DatasetRef(
-                kind=self.kind, uri=str(self.directory), digest=digest, rows=rows, shards=shards, summary=summary or {}
+                kind=self.kind,
+                uri=str(self.directory),
+                digest=stable_hash(self.kind, str(SCHEMA_VERSION), *sorted(digests), length=64),
+                rows=len(digests),
+                shards=shards,
+                summary=summary or {},
             )
-            manifest = {"ref": {**ref.model_dump(mode="json"), "uri": ""}, "files": files}
-            write_atomic(self.directory / MANIFEST, json.dumps(manifest, indent=1).encode())
+            files = {name: file_sha256(self.directory / name) for name in names}
+            manifest = {"ref": {**ref.model_dump(mode="json"), "uri": ""}, "stamp": self.stamp, "files": files}
+            self.attach(MANIFEST, json.dumps(manifest, indent=1).encode())
+            _drop_chunks(self.directory)
         except OSError as error:
             raise StoreError(f"{self.directory}: cannot finish the data set ({error}); rerun resumes it") from error
-        shutil.rmtree(self.chunks)
         return ref
 
-    def _intact_chunks(self) -> Iterator[tuple[str, Path]]:
-        for leftover in self.chunks.glob(".*.tmp"):
-            leftover.unlink(missing_ok=True)
+    def _listed(self) -> Iterator[tuple[str, Path]]:
         for path in sorted(self.chunks.glob("*.parquet")):
-            batch, digest = path.stem.rsplit(".", 1)
-            if file_sha256(path).startswith(digest):
-                yield batch, path
-            else:
-                path.unlink()
+            batch, *stamp, _ = path.stem.split(".")
+            if "".join(stamp) != self.stamp:
+                raise StoreError(_foreign(self.directory))
+            yield batch, path
 
 
-def read_rows(source: DatasetRef | Path, record: type[R], images: tuple[str, ...] | None = None) -> Iterator[Row[R]]:
+def read_rows(
+    source: DatasetRef | Path,
+    record: type[R],
+    images: tuple[str, ...] | None = None,
+    wanted: Callable[[str], bool] | None = None,
+) -> Iterator[Row[R]]:
     """Stream the rows of a complete data set in key order of its shards.
 
     Args:
         source: reference or folder.
         record: the record class to parse into.
         images: binary columns to read; None reads all of them, () none.
+        wanted: says by key which rows to parse; None: all. Row groups without any are not read.
     """
     directory = Path(source.uri) if isinstance(source, DatasetRef) else source
-    shards = sorted(directory.glob("*-of-*.parquet"))
-    if not (directory / MANIFEST).is_file() or not shards:
+    if not (directory / MANIFEST).is_file():
         raise StoreError(f"{directory}: not a complete data set (no {MANIFEST}); rerun the stage that writes it")
-    for shard in shards:
-        with pq.ParquetFile(shard) as file:
+    for shard in sorted(json.loads((directory / MANIFEST).read_text())["files"]):
+        with pq.ParquetFile(directory / shard) as file:
             present = [c for c in file.schema_arrow.names if c not in ("key", "record")]
             columns = present if images is None else list(images)
             for group in range(file.num_row_groups):
-                table = file.read_row_group(group, columns=["key", "record", *columns])
-                for values in table.to_pylist():
+                for values in _read_group(file, group, ["key", "record", *columns], wanted):
                     yield Row(
                         values["key"],
                         record.model_validate_json(values["record"]),
@@ -191,15 +236,41 @@ def folder_sha256(directory: Path) -> str:
 def write_atomic(path: Path, data: bytes) -> None:
     """Write a whole file or nothing: temporary sibling, flush to disk, rename."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    _replace(path, data, staging=path.parent, sync=True)
+
+
+def _replace(path: Path, data: bytes, staging: Path, sync: bool = False) -> None:
+    """Put ``data`` in the place of ``path`` by way of a temporary file of this process in the folder ``staging``."""
+    temporary = staging / f".{path.name}.{token_hex(6)}.tmp"
     try:
         with temporary.open("wb") as file:
             file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
+            if sync:
+                file.flush()
+                os.fsync(file.fileno())
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _foreign(directory: Path) -> str:
+    return f"{directory}: was made with other settings or from other data; choose another folder or delete it"
+
+
+def _is_intact(chunk: Path) -> bool:
+    """Whether the content has the digest that the name carries. A chunk that is gone is not intact."""
+    try:
+        return file_sha256(chunk).startswith(chunk.stem.rsplit(".", 1)[1])
+    except FileNotFoundError:
+        return False
+
+
+def _drop_chunks(directory: Path) -> None:
+    """Take the chunks away in one step, so that no other process writes among them, then remove them."""
+    with suppress(FileNotFoundError):
+        (directory / "chunks").rename(directory / f".chunks.{token_hex(6)}")
+    for folder in directory.glob(".chunks.*"):
+        shutil.rmtree(folder, ignore_errors=True)  # another process may be at it too
 
 
 def _schema(images: tuple[str, ...]) -> pa.Schema:
@@ -207,24 +278,61 @@ def _schema(images: tuple[str, ...]) -> pa.Schema:
     return pa.schema(fields + [pa.field(name, pa.large_binary()) for name in images])
 
 
-def _table(rows: Iterable[Row], images: tuple[str, ...]) -> pa.Table:
-    flat = [{"key": r.key, "record": r.record.model_dump_json(), **{c: r.images[c] for c in images}} for r in rows]
-    return pa.Table.from_pylist(flat, schema=_schema(images))
+def _chunk(rows: Iterable[Row], images: tuple[str, ...], note: dict[str, Any]) -> bytes:
+    """A batch as Parquet; the digests of its rows lie in the metadata, so that merging need not look at them."""
+    flat = [(r.key, r.record.model_dump_json(), *(r.images[c] for c in images)) for r in rows]
+    metadata = {"digests": json.dumps([stable_hash(*values) for values in flat]), "note": json.dumps(note)}
+    schema = _schema(images).with_metadata(metadata)
+    columns = zip(*flat, strict=True) if flat else ([] for _ in schema)
+    table = pa.table([pa.array(c, f.type) for c, f in zip(columns, schema, strict=True)], schema=schema)
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, compression="zstd")
+    return sink.getvalue().to_pybytes()
 
 
-def _merge(members: list[Path], target: Path, images: tuple[str, ...]) -> tuple[int, list[str]]:
-    temporary = target.with_name(f".{target.name}.tmp")
-    count, digests = 0, []
+def _merge(members: list[Path], target: Path, staging: Path, images: tuple[str, ...]) -> list[str]:
+    """Copy the chunks' rows into one shard. Returns the digests of the rows."""
+    temporary = staging / f".{target.name}.{token_hex(6)}.tmp"
+    digests: list[str] = []
+    held: list[pa.Table] = []
+    size = 0
     try:
         with pq.ParquetWriter(temporary, _schema(images), compression="zstd") as writer:
             for member in members:
-                table = pq.read_table(member)
-                for values in table.to_pylist():
-                    digests.append(stable_hash(values["key"], values["record"], *(values[c] for c in images)))
-                count += table.num_rows
-                if table.num_rows:
-                    writer.write_table(table)
+                table, row_digests = _read_chunk(member)
+                digests += row_digests
+                held.append(table)
+                size += table.nbytes
+                if size >= GROUP_BYTES:
+                    writer.write_table(pa.concat_tables(held))
+                    held, size = [], 0
+            if size:
+                writer.write_table(pa.concat_tables(held))
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())  # the chunks go as soon as the manifest is there
         temporary.replace(target)
     finally:
         temporary.unlink(missing_ok=True)
-    return count, digests
+    return digests
+
+
+def _read_chunk(chunk: Path) -> tuple[pa.Table, list[str]]:
+    """Rows of a chunk and their digests. Raises StoreError, and removes it, when it is damaged."""
+    data = chunk.read_bytes()
+    if not hashlib.sha256(data).hexdigest().startswith(chunk.stem.rsplit(".", 1)[1]):
+        chunk.unlink(missing_ok=True)
+        raise StoreError(f"{chunk}: damaged, and removed; run the stage again, it makes what is missing")
+    table = pq.ParquetFile(pa.BufferReader(data)).read(use_threads=False)
+    digests = json.loads(table.schema.metadata[b"digests"])
+    return table.replace_schema_metadata(None), digests
+
+
+def _read_group(
+    file: pq.ParquetFile, group: int, columns: list[str], wanted: Callable[[str], bool] | None
+) -> list[dict[str, Any]]:
+    """Values of the wanted rows of a row group."""
+    if wanted is None:
+        return file.read_row_group(group, columns=columns).to_pylist()
+    keys = file.read_row_group(group, columns=["key"])["key"].to_pylist()
+    chosen = [index for index, key in enumerate(keys) if wanted(key)]
+    return file.read_row_group(group, columns=columns).take(chosen).to_pylist() if chosen else []

@@ -1,8 +1,10 @@
 import json
+import os
 import resource
 import subprocess
 import sys
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from hypothesis import given, settings
@@ -96,6 +98,120 @@ def test_damaged_data_set_is_refused(tmp_path, harm):
     harm(next((tmp_path / "d").glob("*-of-*.parquet")))
     with pytest.raises(StoreError, match="missing or damaged"):
         open_dataset(tmp_path / "d")
+
+
+def paths(directory):
+    return sorted(str(p.relative_to(directory)) for p in directory.rglob("*"))
+
+
+def write_all(directory, shards=2):
+    """What a stage does: only what is missing, a file beside the shards, the end."""
+    if (ready := open_dataset(directory)) is not None:
+        return ready
+    writer = DatasetWriter(directory, "notes", ("image",))
+    for batch in ("a", "b", "c"):
+        if batch not in writer:
+            writer.write(batch, [row(batch + "1"), row(batch + "2")])
+    writer.attach("beside.json", b"{}")
+    return writer.finish({}, shards)
+
+
+def killed_at(operation, directory, **options):
+    """Write in a process that dies, as by kill -9, at its n-th change of the file system. Returns its exit code."""
+    pid = os.fork()
+    if pid:
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    changes = {"open", "os.rename", "os.remove", "os.rmdir", "os.mkdir"}
+    count = [0]
+
+    def die(event, arguments):
+        if event in changes and str(directory) in str(arguments[0]):
+            count[0] += 1
+            if count[0] == operation:
+                os._exit(9)
+
+    sys.addaudithook(die)
+    try:
+        write_all(directory, **options)
+        os._exit(0)
+    finally:
+        os._exit(1)
+
+
+def test_killed_at_any_change_of_the_file_system_ends_as_undisturbed(tmp_path):
+    expected = write_all(tmp_path / "whole")
+    ends = []
+    for operation in range(1, 100):
+        place = tmp_path / str(operation)
+        ends.append(killed_at(operation, place))
+        first = killed_at(operation // 2 + 1, place)  # and once more, elsewhere
+        assert first in (0, 9)
+        again = write_all(place)
+        assert again.digest == expected.digest
+        assert paths(place) == paths(tmp_path / "whole")
+        if ends[-1] == 0:
+            break
+    assert ends[-1] == 0 and set(ends[:-1]) == {9} and len(ends) > 25
+
+
+def test_another_number_of_shards_after_a_kill_leaves_no_old_shard(tmp_path):
+    expected = write_all(tmp_path / "whole", shards=1)
+    for operation in range(12, 40):
+        killed_at(operation, tmp_path / str(operation), shards=3)
+        if open_dataset(tmp_path / str(operation)) is None:
+            again = write_all(tmp_path / str(operation), shards=1)
+            assert (again.digest, again.rows) == (expected.digest, 6)
+            assert paths(tmp_path / str(operation)) == paths(tmp_path / "whole")
+            assert len(list(read_rows(again, Note))) == 6
+
+
+def test_writers_at_the_same_time_leave_each_others_files_alone(tmp_path):
+    one = DatasetWriter(tmp_path / "d", "notes", ("image",))
+    (one.chunks / ".b.parquet.0123.tmp").write_bytes(b"half of what another process writes")
+    two = DatasetWriter(tmp_path / "d", "notes", ("image",))
+    one.write("a", [row("1")])
+    two.write("b", [row("2")])
+    assert (one.chunks / ".b.parquet.0123.tmp").exists()
+    assert DatasetWriter(tmp_path / "d", "notes", ("image",)).done == {"a", "b"}
+    third = DatasetWriter(tmp_path / "d", "notes", ("image",))
+    assert third.finish().rows == 2
+    with pytest.raises(StoreError, match="cannot write batch c"):
+        one.write("c", [row("3")])
+    assert paths(tmp_path / "d") == ["manifest.json", "notes-00000-of-00001.parquet"]
+
+
+def test_a_chunk_damaged_before_the_end_is_named_and_redone(tmp_path):
+    writer = DatasetWriter(tmp_path / "d", "notes", ("image",))
+    writer.write("a", [row("1")])
+    (chunk,) = writer.chunks.glob("a.*")
+    chunk.write_bytes(chunk.read_bytes()[:-1] + b"x")
+    with pytest.raises(StoreError, match="damaged, and removed; run the stage again"):
+        writer.finish()
+    assert "a" not in DatasetWriter(tmp_path / "d", "notes", ("image",))
+
+
+def test_batches_made_from_something_else_are_refused(tmp_path):
+    writer = DatasetWriter(tmp_path / "d", "notes", ("image",), stamp="0a")
+    writer.write("a", [row("1")], note={"count": 3})
+    with pytest.raises(StoreError, match="other settings or from other data"):
+        DatasetWriter(tmp_path / "d", "notes", ("image",), stamp="0b")
+    again = DatasetWriter(tmp_path / "d", "notes", ("image",), stamp="0a")
+    assert again.done == {"a"} and again.note("a") == {"count": 3}
+    again.finish()
+    assert open_dataset(tmp_path / "d", "0a") == open_dataset(tmp_path / "d")
+    with pytest.raises(StoreError, match="other settings or from other data"):
+        open_dataset(tmp_path / "d", "0b")
+
+
+def test_wanted_rows_alone_are_parsed(tmp_path):
+    ref = fill(tmp_path / "d", {"a": ["1", "2"], "b": ["3", "4"]}, shards=2)
+    assert [r.key for r in read_rows(ref, Note, wanted={"2", "3"}.__contains__)] == ["2", "3"]
+    assert [r.images for r in read_rows(ref, Note, ("image",), lambda key: key == "4")] == [{"image": b"444"}]
+
+    class Picky(Record):
+        text: Literal["text of 1"]
+
+    assert len(list(read_rows(ref, Picky, wanted=lambda key: key == "1"))) == 1
 
 
 def test_unfinished_data_set_cannot_be_read(tmp_path):

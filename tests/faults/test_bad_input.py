@@ -349,9 +349,9 @@ def test_interrupt_then_resume_repeats_nothing(given: Input, monkeypatch: pytest
     kept: dict[str, int] = {}
     rmtree = shutil.rmtree
 
-    def look_then_remove(folder: Path) -> None:
+    def look_then_remove(folder: Path, **options: bool) -> None:
         kept.update({path.name: path.stat().st_ino for path in folder.iterdir()})
-        rmtree(folder)
+        rmtree(folder, **options)
 
     monkeypatch.setattr(shutil, "rmtree", look_then_remove)
     assert given.perceive().digest == expected.digest
