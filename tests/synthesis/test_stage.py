@@ -1,16 +1,18 @@
-"""The synthesis stage: resumable per source, indifferent to the number of shards, background kept."""
+"""The synthesis stage: resumable per source, indifferent to shards and processes; bad sources are named."""
 
+import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from artiagent.config import PlanningSection, SynthesisSection
-from artiagent.images import decode
-from artiagent.records import CheckpointRef, DatasetRef, Pair
-from artiagent.store import DatasetWriter, open_dataset, read_rows
+from artiagent.images import decode, encode
+from artiagent.records import CheckpointRef, DatasetRef, Pair, Scene
+from artiagent.store import DatasetWriter, Row, StoreError, open_dataset, read_rows
 from artiagent.synthesis.planner import plan
-from artiagent.synthesis.stage import PairRenderer, synthesize
+from artiagent.synthesis.stage import PairRenderer, SynthesisError, synthesize
 from tests.synthesis.scenes import write_scenes
 
 SECTION = SynthesisSection(steps=2, threads=1, workers=1)
@@ -26,6 +28,14 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> tuple[DatasetRef, Datase
 @pytest.fixture(scope="module")
 def pairs(inputs: tuple, random_flux: CheckpointRef, tmp_path_factory: pytest.TempPathFactory) -> DatasetRef:
     return synthesize(SECTION, *inputs, random_flux, tmp_path_factory.mktemp("pairs") / "a")
+
+
+def on_disk(out: Path) -> list[str]:
+    return sorted(path.name.split(".")[0] for path in (out / "chunks").glob("*.parquet"))
+
+
+def files(out: Path) -> list[str]:
+    return sorted(str(path.relative_to(out)) for path in out.rglob("*"))
 
 
 def test_every_job_becomes_a_pair(pairs: DatasetRef, inputs: tuple) -> None:
@@ -72,7 +82,7 @@ def test_a_killed_run_repeats_nothing(
         with pytest.raises(KeyboardInterrupt):
             synthesize(SECTION, *inputs, random_flux, tmp_path / "killed")
     assert open_dataset(tmp_path / "killed") is None
-    assert DatasetWriter(tmp_path / "killed", "pairs").done == frozenset(rendered)
+    assert on_disk(tmp_path / "killed") == sorted(rendered)
 
     resumed: list[str] = []
 
@@ -84,7 +94,7 @@ def test_a_killed_run_repeats_nothing(
     again = synthesize(SECTION, *inputs, random_flux, tmp_path / "killed")
     assert len(resumed) == 1 and not set(resumed) & set(rendered)
     assert again.digest == pairs.digest
-    assert not list((tmp_path / "killed").glob("**/*.tmp"))
+    assert files(tmp_path / "killed") == ["failures.json", "manifest.json", "pairs-00000-of-00001.parquet"]
 
 
 def test_a_damaged_chunk_is_redone(
@@ -104,3 +114,157 @@ def test_a_complete_set_is_not_rendered_again(
 ) -> None:
     monkeypatch.setattr(PairRenderer, "__init__", lambda *a: pytest.fail("loaded the backbone"))
     assert synthesize(SECTION, *inputs, random_flux, Path(pairs.uri)).digest == pairs.digest
+
+
+def rendered_by(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Keys of the sources that are rendered from here on."""
+    keys: list[str] = []
+    original = PairRenderer.__call__
+
+    def counted(self: PairRenderer, source: tuple) -> tuple:
+        keys.append(source[0].key)
+        return original(self, source)
+
+    monkeypatch.setattr(PairRenderer, "__call__", counted)
+    return keys
+
+
+def test_shards_render_their_part_and_any_other_number_of_them_uses_it(
+    pairs: DatasetRef, inputs: tuple, random_flux: CheckpointRef, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys = rendered_by(monkeypatch)
+    sources = [row.key for row in read_rows(inputs[0], Scene, ())]
+    assert synthesize(SECTION, *inputs, random_flux, tmp_path / "s", shard=(1, 2)) is None
+    assert keys == sources[1::2] == on_disk(tmp_path / "s")
+    assert synthesize(SECTION, *inputs, random_flux, tmp_path / "s", shard=(0, 16)) is None
+    assert synthesize(SECTION, *inputs, random_flux, tmp_path / "s", shard=(1, 16)) is None
+    assert keys == [sources[1], sources[0]]
+    whole = synthesize(SECTION, *inputs, random_flux, tmp_path / "s")
+    assert sorted(keys) == sources
+    assert (whole.digest, whole.summary) == (pairs.digest, pairs.summary)
+    assert files(tmp_path / "s") == files(Path(pairs.uri))
+    assert synthesize(SECTION, *inputs, random_flux, tmp_path / "s", shard=(1, 2)) == whole
+
+
+@pytest.mark.parametrize("shard", [(4, 4), (5, 4), (-1, 4), (0, 0)])
+def test_a_shard_outside_its_range_is_refused(
+    shard: tuple[int, int], inputs: tuple, random_flux: CheckpointRef, tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match="expected I/N with 0 <= I < N"):
+        synthesize(SECTION, *inputs, random_flux, tmp_path / "s", shard=shard)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_shard_that_the_end_overtakes_hands_back_the_whole(
+    pairs: DatasetRef, inputs: tuple, random_flux: CheckpointRef, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "s"
+    write = DatasetWriter.write
+
+    def overtaken(writer: DatasetWriter, batch: str, rows: list[Row]) -> None:
+        monkeypatch.setattr(DatasetWriter, "write", write)
+        synthesize(SECTION, *inputs, random_flux, out)
+        write(writer, batch, rows)
+
+    monkeypatch.setattr(DatasetWriter, "write", overtaken)
+    assert synthesize(SECTION, *inputs, random_flux, out, shard=(0, 3)).digest == pairs.digest
+    assert files(out) == files(Path(pairs.uri))
+
+
+def test_pairs_of_other_settings_are_refused_but_not_those_of_another_layout(
+    inputs: tuple, random_flux: CheckpointRef, tmp_path: Path
+) -> None:
+    synthesize(SECTION, *inputs, random_flux, tmp_path / "s", shard=(0, 3))
+    other = SECTION.model_copy(update={"steps": 3})
+    for shard in (None, (1, 3)):
+        with pytest.raises(StoreError, match="other settings or from other data"):
+            synthesize(other, *inputs, random_flux, tmp_path / "s", shard=shard)
+    alike = SECTION.model_copy(update={"shards": 2, "workers": 2})
+    assert synthesize(alike, *inputs, random_flux, tmp_path / "s", shard=(0, 3)) is None
+    synthesize(SECTION, *inputs, random_flux, tmp_path / "s")
+    assert synthesize(alike, *inputs, random_flux, tmp_path / "s") is not None
+    with pytest.raises(StoreError, match="other settings or from other data"):
+        synthesize(other, *inputs, random_flux, tmp_path / "s")
+
+
+def with_images(scenes: DatasetRef, out: Path, images: dict[int, bytes]) -> DatasetRef:
+    """The scene set, some of its images replaced."""
+    writer: DatasetWriter[Scene] = DatasetWriter(out, "scenes", ("image",))
+    for index, row in enumerate(read_rows(scenes, Scene)):
+        writer.write(row.key, [Row(row.key, row.record, {"image": images.get(index, row.images["image"])})])
+    return writer.finish()
+
+
+def test_bad_sources_are_named_and_stop_nothing(
+    pairs: DatasetRef, inputs: tuple, random_flux: CheckpointRef, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = encode(np.zeros((64, 64, 3), np.uint8))
+    scenes = with_images(inputs[0], tmp_path / "scenes", {0: b"no image", 2: small})
+    keys = [row.key for row in read_rows(scenes, Scene, ())]
+    out = tmp_path / "s"
+    assert synthesize(SECTION, scenes, inputs[1], random_flux, out, shard=(0, 1)) is None
+    found = synthesize(SECTION, scenes, inputs[1], random_flux, out)
+    assert {row.record.source_id for row in read_rows(found, Pair)} == {keys[1]}
+    failures = json.loads((out / "failures.json").read_text())
+    assert [(f["source_id"], f["reason"]) for f in failures] == [(keys[0], "decode_error"), (keys[2], "wrong_size")]
+    assert failures[1]["error"] == "ValueError: 64x64 px, the scene says 128x128"
+    assert found.summary["failed_sources"] == 2
+    assert found.summary["failed_jobs"] == pairs.rows - found.rows == sum(f["jobs"] for f in failures)
+    again = synthesize(SECTION, scenes, inputs[1], random_flux, tmp_path / "again")
+    assert (again.digest, again.summary) == (found.digest, found.summary)
+    assert (tmp_path / "again" / "failures.json").read_bytes() == (out / "failures.json").read_bytes()
+
+
+def failing(monkeypatch: pytest.MonkeyPatch, error: BaseException, at: int) -> None:
+    """Let the renderer raise at its n-th source."""
+    original, count = PairRenderer.__call__, [0]
+
+    def fail(self: PairRenderer, source: tuple) -> tuple:
+        count[0] += 1
+        if count[0] == at or at == 0:
+            raise error
+        return original(self, source)
+
+    monkeypatch.setattr(PairRenderer, "__call__", fail)
+
+
+def test_a_source_that_raises_in_a_shard_gets_a_second_chance(
+    pairs: DatasetRef, inputs: tuple, random_flux: CheckpointRef, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        failing(patch, RuntimeError("out of memory at 0x7f00"), 2)
+        assert synthesize(SECTION, *inputs, random_flux, tmp_path / "s", shard=(0, 1)) is None
+        assert len(on_disk(tmp_path / "s")) == 2
+    assert synthesize(SECTION, *inputs, random_flux, tmp_path / "s").digest == pairs.digest
+    assert json.loads((tmp_path / "s" / "failures.json").read_text()) == []
+
+
+def test_every_source_failing_is_an_error_and_nothing_is_finished(
+    inputs: tuple, random_flux: CheckpointRef, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failing(monkeypatch, RuntimeError("broken at 0x7f00"), 0)
+    with pytest.raises(SynthesisError, match="none of the 3 sources.*\n.*render_error: RuntimeError: broken at 0x..."):
+        synthesize(SECTION, *inputs, random_flux, tmp_path / "s")
+    assert open_dataset(tmp_path / "s") is None
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), TypeError("a bug"), FileNotFoundError("weights")])
+def test_faults_of_the_program_stop_the_run(
+    error: BaseException,
+    inputs: tuple,
+    random_flux: CheckpointRef,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    failing(monkeypatch, error, 2)
+    with pytest.raises(type(error)):
+        synthesize(SECTION, *inputs, random_flux, tmp_path / "s")
+    assert len(on_disk(tmp_path / "s")) == 1
+
+
+def test_missing_weights_stop_the_run(inputs: tuple, random_flux: CheckpointRef, tmp_path: Path) -> None:
+    folder = tmp_path / "flux"
+    shutil.copytree(random_flux.uri, folder, ignore=shutil.ignore_patterns("*.safetensors"))
+    with pytest.raises(OSError, match="[Nn]o file named"):
+        synthesize(SECTION, *inputs, random_flux.model_copy(update={"uri": str(folder)}), tmp_path / "s")
+    assert on_disk(tmp_path / "s") == []
