@@ -1,7 +1,8 @@
 """The seeded global plan: every job is fixed before anything is rendered (spec: synthesis, rules 7 and 10).
 
 Types are assigned to sources so that the four tools balance: each slot goes to the tool that is furthest behind its
-share among those the source can serve, with the others as ranked fall-backs.
+share among those the source can serve, with the others as ranked fall-backs. So every source depends on those before
+it: sources are planned in order, in one process; a killed plan goes on from the counts noted with its last batch.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import json
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import count, islice
 from pathlib import Path
 
 import numpy as np
@@ -29,13 +31,14 @@ from artiagent.records import (
     Tool,
     stable_hash,
 )
-from artiagent.store import DatasetWriter, Row, open_dataset, read_rows, write_atomic
+from artiagent.store import DatasetWriter, Row, open_dataset, read_rows
 from artiagent.synthesis.toolbox import Mapped, NoMapping, benign, distort
 from artiagent.synthesis.toolbox.add import add
 from artiagent.synthesis.toolbox.fuse import fuse
 from artiagent.synthesis.toolbox.remove import remove
 
 KERNELS = ("shuffle", "jitter", "strip")
+SOURCES_PER_BATCH = 512
 
 
 def plan(section: PlanningSection, scenes: DatasetRef, patch: int, out: Path) -> DatasetRef:
@@ -47,21 +50,39 @@ def plan(section: PlanningSection, scenes: DatasetRef, patch: int, out: Path) ->
         patch: pixels per token of the backbone.
         out: folder of the job data set (kind "jobs").
     """
-    if (ready := open_dataset(out)) is not None:
+    stamp = stable_hash(section.digest(), scenes.digest, patch, SOURCES_PER_BATCH, length=12)
+    if (ready := open_dataset(out, stamp)) is not None:
         return ready
-    writer: DatasetWriter[Job] = DatasetWriter(out, "jobs")
+    writer: DatasetWriter[Job] = DatasetWriter(out, "jobs", stamp=stamp)
+    rows = read_rows(scenes, Scene, images=())
     balance: Counter[Tool] = Counter()
     rejected: Counter[str] = Counter()
     total = 0
-    for row in tqdm(read_rows(scenes, Scene, images=()), "plan", total=scenes.rows, unit="source"):
-        planner = SourcePlanner(row.record, section, patch, balance if row.record.scored else Counter(balance))
-        jobs = list(planner.jobs())
-        total += len(jobs)
-        rejected.update(f"{r.tool}:{r.reason}" for r in planner.rejections)
-        writer.write(row.key, [Row(job.job_id, job) for job in jobs])
-    write_atomic(out / "rejections.json", json.dumps(dict(sorted(rejected.items())), indent=1).encode())
-    counts = {f"planned_{tool}": balance[tool] for tool in ARTIFACT_TOOLS}
-    return writer.finish({"jobs": total, **counts})
+    with tqdm(desc="plan", total=scenes.rows, unit="source") as bar:
+        for index in count():
+            if not (batch := [row.record for row in islice(rows, SOURCES_PER_BATCH)]):
+                break
+            if (name := f"{index:07d}") in writer:
+                note = writer.note(name)
+                balance, rejected, total = Counter(note["balance"]), Counter(note["rejected"]), note["jobs"]
+            else:
+                jobs = [job for scene in batch for job in _plan_source(scene, section, patch, balance, rejected)]
+                total += len(jobs)
+                note = {"balance": balance, "rejected": rejected, "jobs": total}
+                writer.write(name, [Row(job.job_id, job) for job in jobs], note)
+            bar.update(len(batch))
+    writer.attach("rejections.json", json.dumps(dict(sorted(rejected.items())), indent=1).encode())
+    return writer.finish({"jobs": total} | {f"planned_{tool}": balance[tool] for tool in ARTIFACT_TOOLS})
+
+
+def _plan_source(
+    scene: Scene, section: PlanningSection, patch: int, balance: Counter[Tool], rejected: Counter[str]
+) -> list[Job]:
+    """Jobs of one source; counts into ``balance``, unless the source is not scored, and ``rejected``."""
+    planner = SourcePlanner(scene, section, patch, balance if scene.scored else Counter(balance))
+    jobs = list(planner.jobs())
+    rejected.update(f"{r.tool}:{r.reason}" for r in planner.rejections)
+    return jobs
 
 
 @dataclass(frozen=True)
@@ -84,9 +105,11 @@ class SourcePlanner:
     def __init__(self, scene: Scene, section: PlanningSection, patch: int, balance: Counter[Tool]) -> None:
         self.scene, self.section, self.patch, self.balance = scene, section, patch, balance
         self.rejections: list[Rejection] = []
-        self.grids = {e.id: patch_grid(e.mask.decode(), patch) for e in scene.entities}
-        self.core = core_grid(np.logical_or.reduce([e.mask.decode() for e in scene.entities]), patch)
-        self.part_grids = {p.id: patch_grid(p.mask.decode(), patch) for e in scene.entities for p in e.parts}
+        masks = {e.id: e.mask.decode() for e in scene.entities}
+        self.grids = {key: patch_grid(mask, patch) for key, mask in masks.items()}
+        self.core = core_grid(np.logical_or.reduce(list(masks.values())), patch)
+        self.part_masks = {p.id: p.mask.decode() for e in scene.entities for p in e.parts}
+        self.part_grids = {key: patch_grid(mask, patch) for key, mask in self.part_masks.items()}
         self.used: set[tuple[Tool, tuple[str, str, str]]] = set()
 
     def jobs(self) -> Iterator[Job]:
@@ -185,7 +208,7 @@ class SourcePlanner:
     def _solid(self, part: Part) -> np.ndarray:
         """Patches that an addition copies: those well covered, or all where these are less than half."""
         touched = self.part_grids[part.id]
-        covered = touched & core_grid(part.mask.decode(), self.patch, self.section.add_coverage)
+        covered = touched & core_grid(self.part_masks[part.id], self.patch, self.section.add_coverage)
         return covered if 2 * covered.sum() >= touched.sum() else touched
 
     def _same_class(self, part: Part) -> np.ndarray:

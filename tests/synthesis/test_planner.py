@@ -9,7 +9,8 @@ import pytest
 
 from artiagent.config import PlanningSection
 from artiagent.records import ARTIFACT_TOOLS, DatasetRef, Job
-from artiagent.store import read_rows
+from artiagent.store import DatasetWriter, StoreError, open_dataset, read_rows
+from artiagent.synthesis import planner
 from artiagent.synthesis.planner import plan
 from tests.synthesis.scenes import write_scenes
 
@@ -94,3 +95,42 @@ def test_seed_changes_the_plan(scenes: DatasetRef, tmp_path: Path) -> None:
 def test_one_tool_only(scenes: DatasetRef, tmp_path: Path) -> None:
     ref = plan(PlanningSection(tools={"remove": 1.0}, benign_share=0), scenes, 8, tmp_path / "r")
     assert {i.tool for row in read_rows(ref, Job) for i in row.record.injections} == {"remove"}
+
+
+def test_a_killed_plan_goes_on_where_it_was(
+    scenes: DatasetRef, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = plan(SECTION, scenes, 8, tmp_path / "whole")
+    monkeypatch.setattr(planner, "SOURCES_PER_BATCH", 8)
+    write, planned = DatasetWriter.write, []
+
+    def stop(writer: DatasetWriter, batch: str, *content: object) -> None:
+        if batch == "0000002":
+            raise KeyboardInterrupt
+        write(writer, batch, *content)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(DatasetWriter, "write", stop)
+        with pytest.raises(KeyboardInterrupt):
+            plan(SECTION, scenes, 8, tmp_path / "killed")
+    first = next((tmp_path / "killed" / "chunks").glob("0000000.*"))
+    first.write_bytes(first.read_bytes()[:-1])
+
+    def counted(scene: object, *rest: object) -> list[Job]:
+        planned.append(scene)
+        return plan_source(scene, *rest)
+
+    plan_source = planner._plan_source
+    monkeypatch.setattr(planner, "_plan_source", counted)
+    again = plan(SECTION, scenes, 8, tmp_path / "killed")
+    assert (again.digest, again.summary) == (whole.digest, whole.summary)
+    assert len(planned) == 30 - 8
+    rejections = [(tmp_path / name / "rejections.json").read_bytes() for name in ("whole", "killed")]
+    assert rejections[0] == rejections[1]
+
+
+def test_a_plan_of_other_settings_is_refused(scenes: DatasetRef, tmp_path: Path) -> None:
+    plan(SECTION, scenes, 8, tmp_path / "p")
+    with pytest.raises(StoreError, match="other settings or from other data"):
+        plan(SECTION, scenes, 16, tmp_path / "p")
+    assert open_dataset(tmp_path / "p") is not None
