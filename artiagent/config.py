@@ -13,6 +13,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from artiagent.presets import fill_in
 from artiagent.records import stable_hash
 
 
@@ -125,8 +126,14 @@ class SynthesisSection(Section):
     guidance: float = 1.0
     pe_fraction: ToolFractions = ToolFractions(add=0.9, remove=0.96, distort=0.7, fuse=0.5, benign=0.9)
     value_fraction: ToolFractions = ToolFractions(add=0.8, remove=0.8, distort=0.7, fuse=0.5, benign=0.8)
-    value_blocks: int = Field(default=3, ge=0)  # how many of the last single-stream blocks take cached values
-    value_after: Literal["live", "keep", "restore"] = "live"
+    pe_blocks: Literal["before_values", "all"] = "before_values"  # which blocks take moved positions
+    value_blocks: float = Field(
+        default=0.75, ge=0, le=1
+    )  # share of the (single-stream) blocks, from the last, for values
+    value_after: Literal["live", "keep", "restore"] = "live"  # a target's value once its position window has closed
+    shared_inversion: bool = True  # one inversion and one twin for all variants of a source; False: one each, the paper
+    variant_tokens: Literal["region", "all"] = "region"  # region: outside it a variant is the twin, and is not computed
+    variants_per_batch: int | Literal["auto"] = "auto"  # auto: what fits into the free memory
     background: Literal["guaranteed", "free"] = "guaranteed"
     feather: int = Field(default=1, ge=0)  # patches by which the recorded region exceeds the targets
     cache_dtype: Literal["float32", "bfloat16", "float16"] = "float32"
@@ -135,8 +142,22 @@ class SynthesisSection(Section):
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     threads: int = Field(default=1, ge=1)  # per worker
     workers: int = Field(default=2, ge=1)  # processes with a model each; 1 on a GPU
+    compile: Literal["none", "blocks"] = "none"  # torch.compile of the transformer's blocks
+    quantize: Literal["none", "int8", "float8"] = "none"  # weights of the blocks (torchao)
+    offload: Literal["none", "vae", "blocks"] = "none"  # what waits on the CPU; text encoders always do
+    prompt_window: int = Field(default=64, ge=1)  # captions embedded at a time, while the transformer makes room
     shards: int = Field(default=1, ge=1)
     image_format: Literal["png", "jpeg"] = "png"
+
+    @model_validator(mode="after")
+    def _consistent(self) -> SynthesisSection:
+        if self.background == "free" and self.variant_tokens == "region":
+            raise ValueError(
+                "background 'free' needs variant_tokens 'all': region tokens alone keep the twin's background"
+            )
+        if isinstance(self.variants_per_batch, int) and self.variants_per_batch < 1:
+            raise ValueError(f"variants_per_batch {self.variants_per_batch}: expected 'auto' or at least 1")
+        return self
 
 
 class CurationSection(Section):
@@ -250,6 +271,7 @@ class Config(Section):
     """The whole tree. ``profile`` names the scale: models of different profiles never compete."""
 
     profile: str = "nano"
+    preset: Literal["fast", "paper"] = "fast"  # of planning and synthesis, see artiagent/presets.py
     inputs: InputsSection = InputsSection()
     perception: PerceptionSection = PerceptionSection()
     planning: PlanningSection = PlanningSection()
@@ -307,7 +329,7 @@ def effective_config(
 def parse_config(tree: dict[str, Any], origin: str = "configuration") -> Config:
     """Validate a plain tree. Raises ConfigError with every problem on a line of its own."""
     try:
-        return Config.model_validate(tree)
+        return Config.model_validate(fill_in(tree))
     except ValidationError as error:
         raise ConfigError("\n".join(f"{origin}: {_explain(e)}" for e in error.errors())) from error
 

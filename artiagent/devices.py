@@ -23,6 +23,11 @@ def torch_dtype(name: str) -> torch.dtype:
     return DTYPES[name]
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an allocation failed, on an accelerator or on the CPU (which raises a plain RuntimeError)."""
+    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator: can't allocate memory" in str(error)
+
+
 def use_threads(count: int) -> None:
     """Fix the number of CPU threads: pixel digests are equal only for equal threads."""
     torch.set_num_threads(count)

@@ -178,6 +178,7 @@ class Artifact(Record):
     injection: Injection
     box: Box  # patch box of the targets
     tight_box: Box | None = None  # of what really changed inside the dilated target
+    overlap: float = 0.0  # IoU of the two boxes: how well the plan says where the picture changed
     mask: Mask | None = None  # the tight mask
     region: Mask  # feathered region outside which both sides are identical
     change_inside: float = 0.0  # mean |artifact - twin| inside the targets, 0..1

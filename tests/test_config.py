@@ -2,6 +2,7 @@ import pytest
 import yaml
 
 from artiagent.config import Config, ConfigError, effective_config, load_config, parse_config
+from artiagent.presets import PRESETS, owned
 from artiagent.store import checkout
 
 CONFIGS = checkout() / "configs"
@@ -17,7 +18,12 @@ def path(tmp_path):
 def test_nano_names_every_key_with_its_default():
     tree = yaml.safe_load((CONFIGS / "nano.yaml").read_text())["parameters"]["config"]
     assert load_config(CONFIGS / "nano.yaml") == Config()
-    assert tree == Config().model_dump(mode="json")
+    named = {(section, key) for section, keys in tree.items() if isinstance(keys, dict) for key in keys}
+    assert not named & owned()  # they would take the effect out of ``preset``
+    defaults = Config().model_dump(mode="json")
+    for section, key in owned():
+        del defaults[section][key]
+    assert tree == defaults
 
 
 @pytest.mark.parametrize("name", ["nano", "single_gpu", "paper"])
@@ -33,9 +39,42 @@ def test_paper_numbers():
     config = load_config(CONFIGS / "paper.yaml")
     s = config.synthesis
     steps = [round(s.steps * f) for f in (s.pe_fraction.fuse, s.pe_fraction.remove, s.value_fraction.add)]
-    assert (s.steps, steps, s.value_blocks) == (25, [20, 24, 15], 19)
+    assert (s.steps, steps, s.value_blocks) == (25, [20, 24, 15], 0.5)
+    assert (config.planning.placement, s.shared_inversion, s.variant_tokens) == ("centroid_ring", False, "all")
     assert [stage.learning_rate for stage in config.sft.stages] == [1e-5, 1e-6]
     assert config.sft.batch_pairs * 2 * config.sft.accumulate == 64
+
+
+def test_a_preset_fills_in_what_is_not_given(path):
+    config = load_config(path, ["preset=paper", "planning.strips=3"])
+    assert (config.synthesis.steps, config.synthesis.shared_inversion) == (6, False)  # the file names the steps
+    assert (config.planning.strips, config.planning.placement) == (3, "centroid_ring")
+    assert load_config(CONFIGS / "nano.yaml", ["preset=paper"]).synthesis.steps == 25
+    assert load_config(path, ["preset=fast"]) == load_config(path)
+
+
+def test_unknown_preset(path):
+    with pytest.raises(ConfigError, match="preset: Input should be 'fast' or 'paper'"):
+        load_config(path, ["preset=quick"])
+
+
+def test_every_key_of_a_preset_exists():
+    for name in PRESETS:
+        assert parse_config({"preset": name}).preset == name
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("synthesis.background=free", "variant_tokens 'all'"),
+        ("synthesis.variants_per_batch=0", "expected 'auto' or at least 1"),
+        ("synthesis.solver=heun", "'euler', 'rf_solver' or 'fireflow'"),
+        ("synthesis.value_blocks=19", "less than or equal to 1"),
+    ],
+)
+def test_settings_that_cannot_work(path, override, message):
+    with pytest.raises(ConfigError, match=message):
+        load_config(path, [override])
 
 
 def test_unknown_key_names_the_nearest_and_the_file(path):

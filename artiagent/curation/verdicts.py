@@ -14,8 +14,8 @@ from artiagent.config import CurationSection
 from artiagent.curation.change import audit_change, target_mask
 from artiagent.curation.judge import View, judge
 from artiagent.curation.perceptual import Metric, window_reason
-from artiagent.grid import mask_box
-from artiagent.records import Artifact, Mask, Pair
+from artiagent.records import Artifact, Pair
+from artiagent.synthesis.compose import tight_region
 from artiagent.vlm.protocol import Vlm
 
 
@@ -115,7 +115,7 @@ def _standing(artifact: Artifact, undone: np.ndarray) -> Artifact:
     if artifact.mask is None:
         return artifact.model_copy(update={"accepted": None})
     left = artifact.mask.decode() & ~undone
-    return artifact.model_copy(update={"accepted": None, "mask": Mask.encode(left), "tight_box": mask_box(left)})
+    return artifact.model_copy(update={"accepted": None, **tight_region(artifact.box, left)})
 
 
 def _undoable(case: Case) -> bool:

@@ -6,11 +6,13 @@ twin's pixels are put back outside the region, with a soft edge inside it (spec:
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from scipy.ndimage import binary_opening, distance_transform_edt
 
 from artiagent.grid import grid_of, grow, mask_box, pixel_mask
-from artiagent.records import Artifact, Injection, Mask
+from artiagent.records import Artifact, Box, Injection, Mask
 
 VISIBLE = 24 / 255  # smallest per-pixel change (mean of channels) that counts as seen
 
@@ -49,11 +51,20 @@ def measure(twin: np.ndarray, image: np.ndarray, injection: Injection, patch: in
     return Artifact(
         injection=injection,
         box=box,
-        tight_box=mask_box(tight),
-        mask=Mask.encode(tight),
+        **tight_region(box, tight),
         region=Mask.encode(region),
         change_inside=round(float(change[targets].mean()), 6),
     )
+
+
+def tight_region(box: Box, tight: np.ndarray) -> dict[str, Any]:
+    """The fields of an Artifact that tell what really changed, from the bool mask [H, W] of it.
+
+    ``overlap`` near 1 says that the picture changed where the plan says; a low one marks a change that healed away or
+    spilled over.
+    """
+    found = mask_box(tight)
+    return {"mask": Mask.encode(tight), "tight_box": found, "overlap": round(box.iou(found), 6) if found else 0.0}
 
 
 def outside_change(twin: np.ndarray, image: np.ndarray, regions: list[np.ndarray]) -> float:

@@ -7,6 +7,7 @@ the midpoint after it 2k + 1), so that inversion and injection agree on where ca
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 
 import torch
@@ -70,11 +71,17 @@ def flux_times(steps: int, mu: float | None, shift: float = 1.0) -> list[float]:
     Args:
         mu: resolution-dependent shift (dev), or None for the static ``shift`` (schnell: 1, i.e. uniform times).
     """
-    import math
-
     scale = math.exp(mu) if mu is not None else shift
     uniform = [k / steps for k in range(steps + 1)]
     return [s if s in (0, 1) else scale / (scale + 1 / s - 1) for s in uniform]
+
+
+def stretch_to(times: list[float], terminal: float | None) -> list[float]:
+    """Stretch ascending times towards 1 until the first after 0 is ``terminal`` (Qwen-Image); None leaves them."""
+    if not terminal:
+        return times
+    factor = (1 - terminal) / (1 - times[1])
+    return [0.0, *(1 - (1 - t) * factor for t in times[1:])]
 
 
 def resolution_mu(tokens: int, base_tokens: int, max_tokens: int, base_shift: float, max_shift: float) -> float:

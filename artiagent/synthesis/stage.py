@@ -28,8 +28,7 @@ from artiagent.records import Artifact, CheckpointRef, DatasetRef, Job, Pair, Re
 from artiagent.store import DatasetWriter, Row, StoreError, open_dataset, read_rows
 from artiagent.synthesis.backbones import load_backbone
 from artiagent.synthesis.compose import blend, measure, outside_change, region_mask
-from artiagent.synthesis.engine import Engine
-from artiagent.synthesis.solvers import calls
+from artiagent.synthesis.engine import Engine, Rendered, row_evaluations
 
 FAILURES = "failures.json"
 # Faults of the program, the installation or the machine, not of a source: they stop the run, which resumes when mended.
@@ -139,13 +138,8 @@ def _finish(
         raise SynthesisError(f"none of the {len(planned)} sources of the plan could be rendered:{shown}")
     listing = [failure.model_dump() for failure in sorted(failures, key=lambda failure: failure.source_id)]
     writer.attach(FAILURES, json.dumps(listing, indent=1, ensure_ascii=False).encode())
-    rendered = [len(variants) for source, variants in planned.items() if source not in failed]
-    summary: dict[str, float | int | str] = {
-        "row_evaluations": sum(_row_evaluations(section, variants) for variants in rendered),
-        "failed_sources": len(failed),
-        "failed_jobs": sum(failure.jobs for failure in failures),
-    }
-    return writer.finish(summary, shards=section.shards)
+    failed_jobs = sum(failure.jobs for failure in failures)
+    return writer.finish({"failed_sources": len(failed), "failed_jobs": failed_jobs}, shards=section.shards)
 
 
 class SourceRenderer:
@@ -177,31 +171,27 @@ class PairRenderer:
     def __init__(self, section: SynthesisSection, generator: CheckpointRef) -> None:
         use_threads(section.threads)
         self.section, self.generator = section, generator
-        self.backbone = load_backbone(
-            generator,
-            device=section.device,
-            dtype=section.dtype,
-            guidance=section.guidance,
-            value_blocks=section.value_blocks,
-        )
+        self.backbone = load_backbone(generator, section)
         self.engine = Engine(self.backbone, section)
 
     def __call__(self, source: tuple[Row[Scene], list[Job]]) -> tuple[str, list[Row[Pair]]]:
         """All variants of one source in one batch; returns the source's key and its rows."""
         scene, jobs = source
         started = time.perf_counter()
-        inversion = self.engine.invert(decode(scene.images["image"]), jobs[0].prompt)
-        device = inversion.noise.device
-        variants = self.engine.variants([job.injections for job in jobs], inversion.grid, device)
-        rows = self.engine.inject(inversion, variants)
+        batch = [job.injections for job in jobs]
+        rendered = self.engine.render(decode(scene.images["image"]), jobs[0].prompt, batch)
         seconds = (time.perf_counter() - started) / len(jobs)
-        clean = encode(rows[0], self.section.image_format)
-        variants_of = zip(jobs, rows[1:], strict=True)
-        return scene.key, [self._pair(scene.record, job, rows[0], raw, clean, seconds) for job, raw in variants_of]
+        cost = row_evaluations(self.section, batch) / len(jobs)
+        encoded: dict[int, bytes] = {}  # variants of a batch share the twin
+        for r in rendered:
+            encoded.setdefault(id(r.twin), encode(r.twin, self.section.image_format))
+        pairs = zip(jobs, rendered, strict=True)
+        return scene.key, [self._pair(scene.record, job, r, encoded[id(r.twin)], seconds, cost) for job, r in pairs]
 
     def _pair(
-        self, scene: Scene, job: Job, twin: np.ndarray, raw: np.ndarray, clean: bytes, seconds: float
+        self, scene: Scene, job: Job, rendered: Rendered, clean: bytes, seconds: float, cost: float
     ) -> Row[Pair]:
+        twin, raw = rendered.twin, rendered.image
         feather, patch = self.section.feather, self.backbone.patch
         regions = [region_mask(i, patch, feather) for i in job.injections]
         image = raw
@@ -223,7 +213,7 @@ class PairRenderer:
             artifacts=tuple(artifacts),
             backbone=self.generator.name,
             backbone_sha256=self.generator.sha256,
-            sampling=self._sampling(),
+            sampling=self._sampling() | {"batch": rendered.batch, "row_evaluations": round(cost, 4)},
             seconds=seconds,
             caption=scene.caption,
             licence=scene.licence,
@@ -238,8 +228,12 @@ class PairRenderer:
             "guidance": section.guidance,
             **{f"pe_fraction_{tool}": value for tool, value in section.pe_fraction.model_dump().items()},
             **{f"value_fraction_{tool}": value for tool, value in section.value_fraction.model_dump().items()},
+            "pe_blocks": section.pe_blocks,
             "value_blocks": section.value_blocks,
             "value_after": section.value_after,
+            "shared_inversion": section.shared_inversion,
+            "variant_tokens": section.variant_tokens,
+            "quantize": section.quantize,
             "background": section.background,
             "feather": section.feather,
             "dtype": section.dtype,
@@ -282,8 +276,3 @@ def _matched(scenes: Iterator[Row[Scene]], jobs: Iterator[Job]) -> Iterator[tupl
             raise ValueError(
                 f"the plan names source {source_id}, which is not in the scene set; plan again from this set"
             )
-
-
-def _row_evaluations(section: SynthesisSection, variants: int) -> int:
-    """Transformer calls times rows for one source: inversion, twin and variants."""
-    return calls(section.solver, section.steps) * (1 + 1 + variants)

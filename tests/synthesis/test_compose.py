@@ -52,6 +52,13 @@ def test_tight_box_is_what_changed() -> None:
     assert tuple(artifact.box) == (16, 16, 24, 24)
     assert tuple(artifact.tight_box) == (17, 18, 23, 22)
     assert artifact.change_inside == round(24 / 64, 6)
+    assert artifact.overlap == round(24 / 64, 6)
+
+
+def test_no_visible_change_has_no_overlap() -> None:
+    twin = np.zeros((40, 48, 3), np.uint8)
+    artifact = measure(twin, twin, injection([14]), PATCH, 1)
+    assert (artifact.tight_box, artifact.overlap) == (None, 0.0)
 
 
 def test_leak_is_measured() -> None:
