@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from artiagent.config import PlanningSection
-from artiagent.grid import dilate, indices_of, l1_distance
-from artiagent.synthesis.toolbox import Mapped, NoMapping, mapping, shifts
+from artiagent.grid import dilate, l1_distance
+from artiagent.synthesis.toolbox import Mapped, NoMapping, hits, mapping, shifts
 
 
 def add(
@@ -28,68 +28,54 @@ def add(
     Returns:
         ``M = {(r + d, r)}`` for the chosen shift d, pairs that leave the frame dropped; or NoMapping.
     """
-    cells = indices_of(part if copied is None else copied)
-    if not cells.size:
+    form = part if copied is None else part & copied
+    if not form.any():
         return NoMapping("too_small", "the part covers no patch")
-    candidates = _candidates(part, section)
-    overlap, inside = _overlaps(cells, part, owner, others, candidates)
+    options, distances = _candidates(part, section)
     body = owner & ~part
     reach = dilate(body if body.any() else owner, 1)
-    contact, (own_contact,) = (_shares(cells, reach, at)[0] for at in (candidates, np.zeros((1, 2), dtype=int)))
+    # r_self + r_ent + r_other: no patch is part and body, so that one map of counts stands for the three shares.
+    clash = (part | body).astype(int) + (others & ~part)
+    counts = hits(form, np.stack([clash, reach, np.ones_like(clash)]))[:, options[:, 0], options[:, 1]]
+    overlap, contact, inside = counts / form.sum()
+    own_contact = (form & reach).sum() / form.sum()
     touches = (contact > 0) & (contact >= section.add_contact * own_contact)
     usable = (inside >= section.add_min_visible) & touches & (overlap < 1.5)
     if not usable.any():
         return NoMapping("no_candidate", "no shift keeps the copy in frame and in touch with its owner")
-    distances = _distances(part, candidates, section)
     scores = np.where(usable, (3 - overlap) / (1 + section.add_distance_weight * distances), -np.inf)
     chosen = _choose(scores, section.add_temperature, rng)
-    d_row, d_col = candidates[chosen]
-    rows, cols = np.divmod(cells, part.shape[1])
-    keep = _in_frame(rows + d_row, cols + d_col, part.shape)
-    targets = (rows + d_row)[keep] * part.shape[1] + (cols + d_col)[keep]
+    d_row, d_col = options[chosen]
+    targets, references = _moved(form, d_row, d_col)
     params = {"d_row": int(d_row), "d_col": int(d_col), "placement": section.placement}
-    return Mapped(mapping(part.shape, targets, cells[keep]), float(scores[chosen]), params)
+    return Mapped(mapping(part.shape, targets, references), float(scores[chosen]), params)
 
 
-def _candidates(part: np.ndarray, section: PlanningSection) -> np.ndarray:
-    """Shifts [s, 2] allowed by the placement: ring around the centroid (paper) or around the contour (default)."""
+def _candidates(part: np.ndarray, section: PlanningSection) -> tuple[np.ndarray, np.ndarray]:
+    """Shifts [s, 2] that keep the copy at least partly in frame, and the distance of each, int64 [s].
+
+    centroid_ring (paper): shifts up to the radius; the distance is their L1 length. contour_ring (default): shifts that
+    bring the centroid into the ring around the part; the distance is the centroid's from the contour.
+    """
+    radius = min(section.add_radius, sum(part.shape))  # farther off, no copy is in frame
     if section.placement == "centroid_ring":
-        return shifts(section.add_radius)
-    rows, cols = np.nonzero(part)
-    reach = section.add_radius + int(np.ptp(rows)) + int(np.ptp(cols))
-    options = shifts(reach)
-    clearance = _distances(part, options, section)
-    return options[(clearance >= 1) & (clearance <= section.add_radius)]
+        options = shifts(radius)
+        distances = np.abs(options).sum(axis=1)
+    else:
+        field = l1_distance(np.pad(part, radius))
+        ring = (field >= 1) & (field <= radius)
+        centre = np.round(np.argwhere(part).mean(axis=0)).astype(int)
+        options, distances = np.argwhere(ring) - radius - centre, field[ring]
+    able = options.any(axis=1) & (np.abs(options) < part.shape).all(axis=1)
+    return options[able], distances[able]
 
 
-def _distances(part: np.ndarray, options: np.ndarray, section: PlanningSection) -> np.ndarray:
-    """L1 length of each shift, or distance of the shifted centroid from the part's contour; float [s]."""
-    if section.placement == "centroid_ring":
-        return np.abs(options).sum(axis=1).astype(float)
-    centre = np.round(np.argwhere(part).mean(axis=0)).astype(int)
-    margin = int(np.abs(options).max()) + max(part.shape)
-    field = l1_distance(np.pad(part, margin))
-    at = options + centre + margin
-    return field[at[:, 0], at[:, 1]].astype(float)
-
-
-def _overlaps(
-    cells: np.ndarray, part: np.ndarray, owner: np.ndarray, others: np.ndarray, options: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """``r_self + r_ent + r_other`` [s] and the share of the copy that stays in frame [s]."""
-    r_self, inside = _shares(cells, part, options)
-    r_ent, _ = _shares(cells, owner & ~part, options)
-    r_other, _ = _shares(cells, others & ~part, options)
-    return r_self + r_ent + r_other, inside
-
-
-def _shares(cells: np.ndarray, grid: np.ndarray, options: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Share of the shifted cells that fall on ``grid`` [s], and that stay in frame [s]. Nothing wraps around."""
-    rows, cols = np.divmod(cells, grid.shape[1])
-    rows, cols = rows[None] + options[:, :1], cols[None] + options[:, 1:]
-    inside = _in_frame(rows, cols, grid.shape)
-    hit = grid[rows.clip(0, grid.shape[0] - 1), cols.clip(0, grid.shape[1] - 1)] & inside
-    return hit.mean(axis=1), inside.mean(axis=1)
+def _moved(form: np.ndarray, d_row: int, d_col: int) -> tuple[np.ndarray, np.ndarray]:
+    """Targets and references [n] of the form moved by one shift, without the patches that leave the frame."""
+    rows, cols = np.nonzero(form)
+    keep = _in_frame(rows + d_row, cols + d_col, form.shape)
+    references = (rows * form.shape[1] + cols)[keep]
+    return references + d_row * form.shape[1] + d_col, references
 
 
 def _in_frame(rows: np.ndarray, cols: np.ndarray, shape: tuple[int, int]) -> np.ndarray:

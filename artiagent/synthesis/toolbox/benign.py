@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from artiagent.grid import dilate
-from artiagent.synthesis.toolbox import Mapped, NoMapping, mapping, shifts
+from artiagent.synthesis.toolbox import Mapped, NoMapping, hits, mapping, shifts
 
 
 def background(
@@ -27,14 +27,12 @@ def background(
     if not rows.size:
         return NoMapping("too_small", "no form to take")
     rows, cols = rows - rows.min(), cols - cols.min()
-    spots = []
-    for top in range(height - int(rows.max())):
-        for left in range(width - int(cols.max())):
-            if free[top + rows, left + cols].all():
-                spots.append((top, left))
-    if not spots:
+    form = np.zeros_like(free)
+    form[rows, cols] = True
+    spots = np.argwhere(hits(form, free[None])[0, :height, :width] == rows.size)
+    if not len(spots):
         return NoMapping("no_candidate", "no free background of that form")
-    top, left = spots[int(rng.integers(len(spots)))]
+    top, left = spots[rng.integers(len(spots))]
     targets = (top + rows) * width + left + cols
     options = rng.permutation(shifts(1))
     for d_row, d_col in options:

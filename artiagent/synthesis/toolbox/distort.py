@@ -34,6 +34,8 @@ def jitter(
         references[hit] = (r * width + c)[hit]
         open_ &= ~hit
         last = r.clip(0, height - 1) * width + c.clip(0, width - 1)
+        if not open_.any():
+            break
     if open_.any() and owner.any():
         references[open_] = nearest(last[open_], indices_of(owner), part.shape)
     return Mapped(mapping(part.shape, cells, references), params={"sigma": sigma})

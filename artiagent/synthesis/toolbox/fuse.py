@@ -28,10 +28,10 @@ def fuse(
     foreground = a | b
     radius = section.fuse_radius + int(rng.integers(-section.fuse_spread, section.fuse_spread + 1))
     band = dilate(overlap, max(1, radius)) & foreground
-    regions = _voronoi(band, section.fuse_seeds)
+    nearer = np.sign(l1_distance(b & ~a) - l1_distance(a & ~b)).ravel()  # 1: to A\B, -1: to B\A, 0: tie
     borrowed: list[tuple[bool, dict[int, int], int]] = []  # from a?, pairs, how many the offset served
-    for region in regions:
-        side, from_a = _opposite_side(region, a, b, foreground, band)
+    for region in _voronoi(band, section.fuse_seeds):
+        side, from_a = _opposite_side(int(nearer[region[0]]), a, b, band)
         if (side & core).any():
             references, shared = _offset_references(region, side & core, section.fuse_offset, band.shape)
             borrowed.append((from_a, dict(zip(region.tolist(), references.tolist(), strict=True)), shared))
@@ -52,36 +52,33 @@ def fuse(
 
 
 def _voronoi(band: np.ndarray, seeds: int) -> list[np.ndarray]:
-    """Split the band into L1 Voronoi regions of farthest-point seeds; first seed: nearest to the centroid."""
+    """Split the band into L1 Voronoi regions of farthest-point seeds; first seed: nearest to the centroid.
+
+    Returns the cells [n] of every region, its seed first.
+    """
     cells = indices_of(band)
     points = np.argwhere(band)
-    first = int(np.abs(points - points.mean(axis=0)).sum(axis=1).argmin())
-    distance = np.abs(points - points[first]).sum(axis=1)
-    table = [distance]
-    for _ in range(min(seeds, len(points)) - 1):
-        farthest = int(np.min(table, axis=0).argmax())
-        table.append(np.abs(points - points[farthest]).sum(axis=1))
-    owner = np.argmin(table, axis=0)
-    seeds_first = [np.argmin(t) for t in table]
-    regions = []
-    for k, seed in enumerate(seeds_first):
-        member = cells[owner == k]
-        if member.size:
-            regions.append(np.concatenate([cells[[seed]], member[member != cells[seed]]]))
-    return regions
+    seed = int(np.abs(points - points.mean(axis=0)).sum(axis=1).argmin())
+    distances = np.abs(points - points[seed]).sum(axis=1)[None]
+    chosen = [seed]
+    while len(chosen) < min(seeds, len(points)):
+        chosen.append(int(distances.min(axis=0).argmax()))
+        distances = np.vstack([distances, np.abs(points - points[chosen[-1]]).sum(axis=1)])
+    region_of = distances.argmin(axis=0)
+    region_of[chosen] = -1
+    return [np.concatenate([cells[[seed]], cells[region_of == k]]) for k, seed in enumerate(chosen)]
 
 
-def _opposite_side(
-    region: np.ndarray, a: np.ndarray, b: np.ndarray, foreground: np.ndarray, band: np.ndarray
-) -> tuple[np.ndarray, bool]:
-    """Patches the region borrows from, and whether they are A's: B\\A if its seed (first cell) is closer to A\\B, and
-    vice versa."""
-    only_a, only_b = a & ~b, b & ~a
-    near_a, near_b = l1_distance(only_a).ravel()[region[0]], l1_distance(only_b).ravel()[region[0]]
-    side = only_b if near_a < near_b else only_a
-    if near_a == near_b or not (side & ~band).any():
-        return foreground & ~band, side is only_a
-    return side & ~band, side is only_a
+def _opposite_side(nearer: int, a: np.ndarray, b: np.ndarray, band: np.ndarray) -> tuple[np.ndarray, bool]:
+    """Patches a region borrows from, and whether they are A's.
+
+    Outside the band: B\\A if its seed is nearer to A\\B (1), A\\B if to B\\A (-1); the whole foreground at a tie (0) or
+    if that side is empty.
+    """
+    side = (b & ~a if nearer > 0 else a & ~b) & ~band
+    if nearer == 0 or not side.any():
+        side = (a | b) & ~band
+    return side, nearer <= 0
 
 
 def _offset_references(
@@ -94,9 +91,9 @@ def _offset_references(
     inside = (r >= 0) & (r < shape[0]) & (c >= 0) & (c < shape[1])
     valid = inside & side[r.clip(0, shape[0] - 1), c.clip(0, shape[1] - 1)]
     best = int(valid.sum(axis=1).argmax())
-    shifted = r[best] * shape[1] + c[best]
-    references = np.where(valid[best], shifted, nearest(region, indices_of(side), shape))
-    return references, int(valid[best].sum())
+    references, served = r[best] * shape[1] + c[best], valid[best]
+    references[~served] = nearest(region[~served], indices_of(side), shape)
+    return references, int(served.sum())
 
 
 def _add_reversed(pairs: dict[int, int], rng: np.random.Generator) -> None:
