@@ -55,6 +55,7 @@ class PerceptionSection(Section):
     vocabulary: Literal["template"] = "template"
     patch: int = Field(default=8, ge=1)  # pixels per token of the backbone
     short_side: int = Field(default=128, ge=16)
+    bucket: int = Field(default=1, ge=1)  # sides are cropped to multiples of so many patches: fewer different sizes
     max_aspect: float = Field(default=2.0, ge=1.0)  # longer images are centre-cropped to this ratio
     max_pixels: int = Field(default=120_000_000, ge=1)  # larger files are refused before decoding
     min_pixels: int = Field(default=1024, ge=1)

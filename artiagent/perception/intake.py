@@ -88,12 +88,15 @@ def take_in(data: bytes, name: str, section: PerceptionSection) -> Intake:
     """Decode one image file and bring it to the size of the backbone.
 
     The shortest side becomes ``section.short_side`` px, then sides are cropped (centred) to multiples of
-    ``section.patch``; images longer than ``max_aspect`` are centre-cropped first.
+    ``section.bucket`` patches; images longer than ``max_aspect`` are centre-cropped first.
 
     Raises IntakeError for empty, damaged, foreign, too large (refused by the header, never decoded) or too small files.
     """
-    if section.short_side < section.patch:
-        raise ValueError(f"short_side {section.short_side} px is below one patch of {section.patch} px; raise it")
+    if section.short_side < (unit := section.patch * section.bucket):
+        raise ValueError(
+            f"short_side {section.short_side} px is below {unit} px, of which both sides must be multiples "
+            f"({section.bucket} patches of {section.patch} px); raise it"
+        )
     if not data:
         raise IntakeError(name, "empty file (0 bytes)")
     with _decoding(name, data):
@@ -135,7 +138,8 @@ def _plan(name: str, image: Image.Image, orientation: int, section: PerceptionSe
         reason = f"too small: {size} = {usable} usable pixels, at least {section.min_pixels} (min_pixels)"
         raise IntakeError(name, reason)
     scaled = tuple(max(section.short_side, round(side * section.short_side / short)) for side in crop[2:])
-    whole = tuple(side // section.patch * section.patch for side in scaled)
+    unit = section.patch * section.bucket
+    whole = tuple(side // unit * unit for side in scaled)
     return Transform(image.size, orientation, crop, scaled, _centred(scaled, whole))
 
 

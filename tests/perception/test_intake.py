@@ -173,8 +173,17 @@ def test_size_is_read_from_the_header_and_limits_are_ours(monkeypatch: pytest.Mo
     assert before == Image.MAX_IMAGE_PIXELS
 
 
+def test_buckets_make_few_sizes() -> None:
+    section = PerceptionSection(short_side=128, bucket=4)
+    sizes = {
+        take_in(encoded(Image.fromarray(noise(width, 130))), "a.png", section).pixels.shape[:2]
+        for width in range(131, 255, 3)
+    }
+    assert sizes == {(128, 128), (128, 160), (128, 192), (128, 224)}
+
+
 def test_short_side_below_a_patch_is_a_configuration_error() -> None:
-    with pytest.raises(ValueError, match="below one patch") as raised:
+    with pytest.raises(ValueError, match="below 32 px") as raised:
         take_in(b"", "a.png", PerceptionSection(short_side=16, patch=32))
     assert not isinstance(raised.value, IntakeError)
 
