@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from types import ModuleType
 
-    from artiagent.records import CheckpointRef
+    from artiagent.records import CheckpointRef, DatasetRef
 
 NANO = "configs/nano.yaml"
 EXAMPLES = """examples:
@@ -20,9 +20,19 @@ EXAMPLES = """examples:
   artiagent run --config configs/nano.yaml --set synthesis.steps=8 --set planning.variants=2
   artiagent run --images photos/ --annotations parts.json
   artiagent synthesize --images photos/ --annotations parts.json --out pairs/
+  artiagent synthesize --scenes my/scenes --jobs my/jobs --out my/pairs --shard 0/4
   artiagent evaluate --model models:/artiagent-vlm-nano@champion
   artiagent inspect picture.png --json
   artiagent runs compare nano-1a2b3c4d nano-5e6f7a8b
+"""
+SHARDS = """--scenes and --jobs render a plan that is there, all of it or a shard, here or on several machines at once:
+
+  artiagent synthesize --images photos/ --annotations parts.json --out my --until jobs
+  artiagent synthesize --scenes my/scenes --jobs my/jobs --out my/pairs --shard 0/4    # and 1/4, 2/4, 3/4
+  artiagent synthesize --scenes my/scenes --jobs my/jobs --out my/pairs                # what is missing, and the end
+  artiagent synthesize --images photos/ --annotations parts.json --out my              # or this: curation as well
+
+Every call resumes; give all of them the same --config, --set and --generator. The pixels do not depend on N.
 """
 Command = Callable[[argparse.Namespace], int]
 
@@ -77,9 +87,15 @@ def _run_parser(commands: argparse._SubParsersAction) -> None:
 
 def _library_parsers(commands: argparse._SubParsersAction) -> None:
     make = _add(commands, "synthesize", "perception to curation without ZenML, into a folder of your own", synthesize)
+    make.epilog, make.formatter_class = SHARDS, argparse.RawDescriptionHelpFormatter
     _config_options(make)
     _image_options(make)
     make.add_argument("--out", type=Path, required=True, help="folder for scenes, jobs, pairs and curated; resumes")
+    make.add_argument("--until", choices=("jobs",), help="stop when the plan is made")
+    make.add_argument("--scenes", type=Path, metavar="DIR", help="render from this scene set; with --jobs")
+    make.add_argument("--jobs", type=Path, metavar="DIR", help="render this plan, pairs into --out; with --scenes")
+    make.add_argument("--generator", metavar="FOLDER", help="model folder or hub id; default: the configuration's")
+    make.add_argument("--shard", metavar="I/N", help="render every N-th source of --jobs from the I-th on, I from 0")
     judge = _add(commands, "evaluate", "a vision-language model on the benchmark", evaluate)
     _config_options(judge)
     judge.add_argument("--model", required=True, help="model folder, hub id, or models:/NAME@ALIAS of the registry")
@@ -150,7 +166,9 @@ def _image_options(to: argparse.ArgumentParser) -> None:
 
 
 def synthesize(arguments: argparse.Namespace) -> int:
-    """Perceive, plan, synthesize, curate into ``--out``; every part resumes."""
+    """Perceive, plan, synthesize, curate into ``--out``, or render a plan that is there; every part resumes."""
+    if arguments.scenes or arguments.jobs or arguments.shard is not None:
+        return _render(arguments)
     from artiagent.checkpoints import checkpoint_ref
     from artiagent.config import effective_config
     from artiagent.curation.stage import curate
@@ -159,16 +177,66 @@ def synthesize(arguments: argparse.Namespace) -> int:
     from artiagent.synthesis.stage import synthesize as make_pairs
 
     config = effective_config(arguments.config, arguments.set, arguments.images, arguments.annotations)
-    generator = checkpoint_ref("generator", config.inputs.generator)
+    generator = checkpoint_ref("generator", arguments.generator or config.inputs.generator)
     judge = checkpoint_ref("vlm", config.inputs.vlm)
     out = _stamped(arguments.out, config.digest())
     scenes = perceive(config.perception, config.inputs.sets, out / "scenes")
     jobs = plan(config.planning, scenes, config.perception.patch, out / "jobs")
+    if arguments.until == "jobs":
+        return _print_refs(scenes, jobs)
     pairs = make_pairs(config.synthesis, scenes, jobs, generator, out / "pairs")
     curated = curate(config.curation, pairs, scenes, judge, out / "curated")
-    for ref in (scenes, jobs, pairs, curated):
-        print(f"{ref.kind:<9} {ref.rows:>6} rows  {Path(ref.uri)}")
+    _print_refs(scenes, jobs, pairs, curated)
     print(f"funnel    {out / 'curated' / 'funnel.json'}")
+    return 0
+
+
+def _render(arguments: argparse.Namespace) -> int:
+    """Render a plan that is there already, or a shard of it."""
+    if not (arguments.scenes and arguments.jobs):
+        raise ValueError("--scenes, --jobs and --shard render a plan that is there: give --scenes and --jobs")
+    if arguments.images or arguments.annotations or arguments.until:
+        raise ValueError("--images, --annotations and --until make a plan, --scenes and --jobs render one: give either")
+    shard = None if arguments.shard is None else _shard(arguments.shard)
+
+    from artiagent.checkpoints import checkpoint_ref
+    from artiagent.config import load_config
+
+    config = load_config(arguments.config, arguments.set)
+    scenes, jobs = _dataset(arguments.scenes, "scenes"), _dataset(arguments.jobs, "jobs")
+    generator = checkpoint_ref("generator", arguments.generator or config.inputs.generator)
+
+    from artiagent.synthesis.stage import synthesize as make_pairs
+
+    pairs = make_pairs(config.synthesis, scenes, jobs, generator, arguments.out, shard)
+    if pairs is None:
+        print(f"shard {arguments.shard} is rendered; the call without --shard finishes {arguments.out}")
+        return 0
+    return _print_refs(pairs)
+
+
+def _dataset(folder: Path, kind: str) -> DatasetRef:
+    from artiagent.store import open_dataset
+
+    if (ref := open_dataset(folder)) is None or ref.kind != kind:
+        found = f"a set of {ref.kind}" if ref else "no complete data set"
+        raise ValueError(f"{folder}: {found}, expected {kind}; 'artiagent synthesize --until jobs' makes them")
+    return ref
+
+
+def _shard(text: str) -> tuple[int, int]:
+    """``I/N`` as two numbers."""
+    index, _, count = text.partition("/")
+    if not (index.isdecimal() and count.isdecimal() and int(index) < int(count)):
+        raise ValueError(f"--shard {text!r}: expected I/N with 0 <= I < N, e.g. 0/4, 1/4, 2/4 and 3/4")
+    return int(index), int(count)
+
+
+def _print_refs(*refs: DatasetRef) -> int:
+    for ref in refs:
+        print(f"{ref.kind:<9} {ref.rows:>6} rows  {Path(ref.uri)}")
+        if failed := ref.summary.get("failed_sources"):
+            print(f"failed    {failed:>6} sources: {Path(ref.uri) / 'failures.json'}")
     return 0
 
 

@@ -52,6 +52,13 @@ def test_every_command_explains_itself(command, capsys):
         (["run", "--set", "synthesis.stepz=3"], "did you mean 'steps'"),
         (["run", "--annotations", "a.json"], "without --images"),
         (["synthesize", "--out", "o", "--set", "inputs.generator=nowhere"], "no such file or folder"),
+        (["synthesize", "--out", "o", "--shard", "0/4"], "give --scenes and --jobs"),
+        (["synthesize", "--out", "o", "--scenes", "s", "--images", "i", "--jobs", "j"], "give either"),
+        (["synthesize", "--out", "o", "--scenes", "s", "--jobs", "j"], "s: no complete data set, expected scenes"),
+        *(
+            (["synthesize", "--out", "o", "--scenes", "s", "--jobs", "j", "--shard", bad], f"--shard '{bad}': expected")
+            for bad in ("5/4", "4/4", "x", "1", "/4", "1/0", "0.5/2", "")
+        ),
         (["evaluate", "--model", "nowhere"], "no such file or folder"),
         (["inspect", "picture.png", "--model", "nowhere"], "no such file or folder"),
         (["nano", "scenes", "--first-seed", "600000"], "expected at least one, all inside"),
