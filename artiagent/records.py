@@ -12,7 +12,7 @@ import hashlib
 from typing import Literal, NamedTuple
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 SCHEMA_VERSION = 1
 
@@ -129,6 +129,21 @@ class PatchMapping(Record):
     grid: tuple[int, int]
     targets: tuple[int, ...]
     references: tuple[int, ...]
+
+    @model_validator(mode="after")
+    def _checked(self) -> PatchMapping:
+        cells = self.grid[0] * self.grid[1]
+        if len(self.targets) != len(self.references):
+            raise ValueError(f"{len(self.targets)} targets, but {len(self.references)} references; expected as many")
+        if len(set(self.targets)) != len(self.targets):
+            raise ValueError("a target patch occurs twice; every target maps to exactly one reference")
+        for name, patches in (("target", self.targets), ("reference", self.references)):
+            if patches and not 0 <= min(patches) <= max(patches) < cells:
+                raise ValueError(
+                    f"{name} patches {min(patches)}..{max(patches)}: expected 0..{cells - 1} on a grid of "
+                    f"{self.grid[0]}x{self.grid[1]}"
+                )
+        return self
 
 
 class Injection(Record):

@@ -8,27 +8,23 @@ from __future__ import annotations
 import json
 import re
 import sys
-import time
-from collections import defaultdict
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
 import torch
 from pydantic import ConfigDict
 from tqdm import tqdm
 
 from artiagent.config import SynthesisSection
-from artiagent.devices import use_threads
-from artiagent.images import decode, encode
+from artiagent.images import decode
 from artiagent.parallel import ordered_map
-from artiagent.records import Artifact, CheckpointRef, DatasetRef, Job, Pair, Record, Scene, stable_hash
+from artiagent.records import CheckpointRef, DatasetRef, Job, Pair, Record, Scene, stable_hash
 from artiagent.store import DatasetWriter, Row, StoreError, open_dataset, read_rows
-from artiagent.synthesis.backbones import load_backbone
-from artiagent.synthesis.compose import blend, measure, outside_change, region_mask
-from artiagent.synthesis.engine import Engine, Rendered, row_evaluations
+from artiagent.synthesis.checks import check_plan
+from artiagent.synthesis.render import PairRenderer, Source
 
 FAILURES = "failures.json"
 # Faults of the program, the installation or the machine, not of a source: they stop the run, which resumes when mended.
@@ -51,11 +47,20 @@ class Failure(Record):
     jobs: int
 
 
-class _Planned(Record):
+class _JobHead(Record):
     """What the stage must know of every job before it reads the jobs it renders."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
     source_id: str
+    prompt: str
+
+
+@dataclass
+class _Planned:
+    """The jobs of a source, by id."""
+
+    prompt: str
+    jobs: list[str] = field(default_factory=list)
 
 
 def synthesize(
@@ -106,15 +111,18 @@ def _render(
     jobs: DatasetRef,
     generator: CheckpointRef,
     writer: DatasetWriter[Pair],
-    planned: dict[str, list[str]],
+    planned: dict[str, _Planned],
 ) -> list[Failure]:
     """Write the pairs of those of the ``planned`` sources that are not on disk. Returns the ones that failed."""
-    missing = {source for source in planned if source not in writer}
-    wanted = {job for source in missing for job in planned[source]}
-    total = sum(map(len, planned.values()))
+    missing = {source: jobs for source, jobs in planned.items() if source not in writer}
+    wanted = {job for entry in missing.values() for job in entry.jobs}
+    total = sum(len(entry.jobs) for entry in planned.values())
+    check_plan(generator, scenes, jobs, missing.keys(), wanted)
     work = _matched(
         read_rows(scenes, Scene, wanted=missing.__contains__),
         (row.record for row in read_rows(jobs, Job, (), wanted.__contains__)),
+        [entry.prompt for entry in missing.values()],
+        section.prompt_window,
     )
     failures: list[Failure] = []
     with tqdm(desc="synthesize", initial=total - len(wanted), total=total, unit="pair") as bar:
@@ -125,12 +133,12 @@ def _render(
             else:
                 writer.write(source_id, result)
             bar.set_postfix(failed=len(failures), refresh=False)
-            bar.update(len(planned[source_id]))
+            bar.update(len(planned[source_id].jobs))
     return failures
 
 
 def _finish(
-    section: SynthesisSection, writer: DatasetWriter[Pair], planned: dict[str, list[str]], failures: list[Failure]
+    section: SynthesisSection, writer: DatasetWriter[Pair], planned: dict[str, _Planned], failures: list[Failure]
 ) -> DatasetRef:
     failed = {failure.source_id for failure in failures}
     if failed and len(failed) == len(planned):
@@ -148,8 +156,8 @@ class SourceRenderer:
     def __init__(self, section: SynthesisSection, generator: CheckpointRef) -> None:
         self.render = PairRenderer(section, generator)
 
-    def __call__(self, source: tuple[Row[Scene], list[Job]]) -> tuple[str, list[Row[Pair]] | Failure]:
-        scene, jobs = source
+    def __call__(self, source: Source) -> tuple[str, list[Row[Pair]] | Failure]:
+        scene, jobs, _ = source
         reason = "decode_error"
         try:
             height, width = decode(scene.images["image"]).shape[:2]
@@ -165,82 +173,6 @@ class SourceRenderer:
             return scene.key, Failure(source_id=scene.key, reason=reason, error=message, jobs=len(jobs))
 
 
-class PairRenderer:
-    """Holds the loaded backbone; turns a source and its jobs into rows of pairs."""
-
-    def __init__(self, section: SynthesisSection, generator: CheckpointRef) -> None:
-        use_threads(section.threads)
-        self.section, self.generator = section, generator
-        self.backbone = load_backbone(generator, section)
-        self.engine = Engine(self.backbone, section)
-
-    def __call__(self, source: tuple[Row[Scene], list[Job]]) -> tuple[str, list[Row[Pair]]]:
-        """All variants of one source in one batch; returns the source's key and its rows."""
-        scene, jobs = source
-        started = time.perf_counter()
-        batch = [job.injections for job in jobs]
-        rendered = self.engine.render(decode(scene.images["image"]), jobs[0].prompt, batch)
-        seconds = (time.perf_counter() - started) / len(jobs)
-        cost = row_evaluations(self.section, batch) / len(jobs)
-        encoded: dict[int, bytes] = {}  # variants of a batch share the twin
-        for r in rendered:
-            encoded.setdefault(id(r.twin), encode(r.twin, self.section.image_format))
-        pairs = zip(jobs, rendered, strict=True)
-        return scene.key, [self._pair(scene.record, job, r, encoded[id(r.twin)], seconds, cost) for job, r in pairs]
-
-    def _pair(
-        self, scene: Scene, job: Job, rendered: Rendered, clean: bytes, seconds: float, cost: float
-    ) -> Row[Pair]:
-        twin, raw = rendered.twin, rendered.image
-        feather, patch = self.section.feather, self.backbone.patch
-        regions = [region_mask(i, patch, feather) for i in job.injections]
-        image = raw
-        if self.section.background == "guaranteed":
-            image = blend(twin, raw, np.logical_or.reduce(regions), ramp=feather * patch // 2)
-        leak = outside_change(twin, image, regions)
-        artifacts: list[Artifact] = [
-            measure(twin, image, i, patch, feather).model_copy(update={"change_outside": leak}) for i in job.injections
-        ]
-        pair = Pair(
-            job_id=job.job_id,
-            source_id=job.source_id,
-            group=job.group,
-            scored=job.scored,
-            variant=job.variant,
-            width=scene.width,
-            height=scene.height,
-            prompt=job.prompt,
-            artifacts=tuple(artifacts),
-            backbone=self.generator.name,
-            backbone_sha256=self.generator.sha256,
-            sampling=self._sampling() | {"batch": rendered.batch, "row_evaluations": round(cost, 4)},
-            seconds=seconds,
-            caption=scene.caption,
-            licence=scene.licence,
-        )
-        return Row(job.job_id, pair, {"clean": clean, "artifact": encode(image, self.section.image_format)})
-
-    def _sampling(self) -> dict[str, float | int | str]:
-        section = self.section
-        return {
-            "solver": section.solver,
-            "steps": section.steps,
-            "guidance": section.guidance,
-            **{f"pe_fraction_{tool}": value for tool, value in section.pe_fraction.model_dump().items()},
-            **{f"value_fraction_{tool}": value for tool, value in section.value_fraction.model_dump().items()},
-            "pe_blocks": section.pe_blocks,
-            "value_blocks": section.value_blocks,
-            "value_after": section.value_after,
-            "shared_inversion": section.shared_inversion,
-            "variant_tokens": section.variant_tokens,
-            "quantize": section.quantize,
-            "background": section.background,
-            "feather": section.feather,
-            "dtype": section.dtype,
-            "threads": torch.get_num_threads(),
-        }
-
-
 def _checked(shard: tuple[int, int] | None) -> tuple[int, int]:
     """Offset and stride of the sources to render."""
     if shard is None:
@@ -253,26 +185,25 @@ def _checked(shard: tuple[int, int] | None) -> tuple[int, int]:
 
 def _stamp(section: SynthesisSection, scenes: DatasetRef, jobs: DatasetRef, generator: CheckpointRef) -> str:
     """Identity of the pairs: inputs and every setting but those that change neither plan nor pixels."""
-    settings = section.model_dump_json(exclude={"shards", "workers"})
+    settings = section.model_dump_json(exclude={"shards", "workers", "prompt_window"})
     return stable_hash(settings, scenes.digest, jobs.digest, generator.sha256, length=12)
 
 
-def _planned(jobs: DatasetRef) -> dict[str, list[str]]:
-    """Job ids by source, in the order of the plan."""
-    found: dict[str, list[str]] = defaultdict(list)
-    for row in read_rows(jobs, _Planned, ()):
-        found[row.record.source_id].append(row.key)
-    return dict(found)
+def _planned(jobs: DatasetRef) -> dict[str, _Planned]:
+    """Jobs by source, in the order of the plan."""
+    found: dict[str, _Planned] = {}
+    for row in read_rows(jobs, _JobHead, ()):
+        found.setdefault(row.record.source_id, _Planned(row.record.prompt)).jobs.append(row.key)
+    return found
 
 
-def _matched(scenes: Iterator[Row[Scene]], jobs: Iterator[Job]) -> Iterator[tuple[Row[Scene], list[Job]]]:
-    """Join scenes with their jobs as two streams: both data sets are ordered by source id."""
-    for source_id, group in groupby(jobs, key=lambda job: job.source_id):
+def _matched(scenes: Iterator[Row[Scene]], jobs: Iterator[Job], prompts: list[str], window: int) -> Iterator[Source]:
+    """Join scenes with their jobs as two streams, both ordered by source id; ``prompts`` has one for every source."""
+    for index, (source_id, group) in enumerate(groupby(jobs, key=lambda job: job.source_id)):
         for scene in scenes:
             if scene.record.source_id == source_id:
-                yield scene, list(group)  # noqa: B031  (the loop ends here)
+                ahead = tuple(prompts[index + 1 : index + window])
+                yield Source(scene, list(group), ahead)  # noqa: B031  (the loop ends here)
                 break
         else:
-            raise ValueError(
-                f"the plan names source {source_id}, which is not in the scene set; plan again from this set"
-            )
+            raise ValueError(f"source {source_id}: the plan has its sources in another order than the scene set")

@@ -12,7 +12,8 @@ from artiagent.images import decode, encode
 from artiagent.records import CheckpointRef, DatasetRef, Pair, Scene
 from artiagent.store import DatasetWriter, Row, StoreError, open_dataset, read_rows
 from artiagent.synthesis.planner import plan
-from artiagent.synthesis.stage import PairRenderer, SynthesisError, synthesize
+from artiagent.synthesis.render import PairRenderer
+from artiagent.synthesis.stage import SynthesisError, synthesize
 from tests.synthesis.scenes import write_scenes
 
 SECTION = SynthesisSection(steps=2, threads=1, workers=1)
