@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -25,6 +25,9 @@ class Section(BaseModel):
     def digest(self) -> str:
         """Hash of the section's values; part of cache keys and of every record of provenance."""
         return stable_hash(self.model_dump_json())
+
+
+S = TypeVar("S", bound=Section)
 
 
 class InputSet(Section):
@@ -187,6 +190,7 @@ class InstructionSection(Section):
     seed: int = 0
     val_share: float = Field(default=0.2, ge=0, lt=1)
     hard_negatives: bool = True
+    pairs: int | None = Field(default=None, ge=1)  # use this many accepted pairs, the tools in turn; None: all
     turns: tuple[Literal["binary", "locate", "region", "explain"], ...] = ("binary", "locate", "region", "explain")
 
 
@@ -294,6 +298,14 @@ def load_config(path: Path | str, overrides: list[str] | tuple[str, ...] = ()) -
 
     Raises ConfigError naming the file and the key; an unknown key names the nearest known one.
     """
+    tree = read_parameters(path)["config"]
+    for override in overrides:
+        apply_override(tree, override)
+    return parse_config(tree, origin=str(path))
+
+
+def read_parameters(path: Path | str) -> dict[str, Any]:
+    """``parameters`` of a ZenML run configuration as they stand there; ``config`` among them is a mapping."""
     path = Path(path)
     if not path.is_file():
         near = ", ".join(sorted(str(p) for p in path.parent.glob("*.yaml"))) or "none here"
@@ -302,12 +314,10 @@ def load_config(path: Path | str, overrides: list[str] | tuple[str, ...] = ()) -
         document = yaml.safe_load(path.read_text()) or {}
     except yaml.YAMLError as error:
         raise ConfigError(f"{path}: not valid YAML: {error}") from error
-    tree = ((document.get("parameters") or {}) if isinstance(document, dict) else {}).get("config")
-    if not isinstance(tree, dict):
+    parameters = (document.get("parameters") or {}) if isinstance(document, dict) else {}
+    if not isinstance(tree := parameters.get("config"), dict):
         raise ConfigError(f"{path}: expected a mapping under 'parameters: config:', got {type(tree).__name__}")
-    for override in overrides:
-        _apply(tree, override)
-    return parse_config(tree, origin=str(path))
+    return parameters
 
 
 def effective_config(
@@ -329,40 +339,63 @@ def effective_config(
 
 def parse_config(tree: dict[str, Any], origin: str = "configuration") -> Config:
     """Validate a plain tree. Raises ConfigError with every problem on a line of its own."""
+    return validated(Config, fill_in(tree), origin)
+
+
+def validated(model: type[S], tree: Any, origin: str) -> S:
+    """``parse_config`` for any section."""
     try:
-        return Config.model_validate(fill_in(tree))
+        return model.model_validate(tree)
     except ValidationError as error:
-        raise ConfigError("\n".join(f"{origin}: {_explain(e)}" for e in error.errors())) from error
+        raise ConfigError("\n".join(f"{origin}: {_explain(model, e)}" for e in error.errors())) from error
 
 
-def _apply(tree: dict[str, Any], override: str) -> None:
+def apply_override(tree: dict[str, Any], override: str) -> None:
+    """Apply ``section.key=value``, the value in YAML, to a plain tree."""
     key, equals, value = override.partition("=")
     if not equals or not key:
         raise ConfigError(f"--set {override!r}: expected section.key=value, e.g. synthesis.steps=8")
-    *parents, leaf = key.strip().split(".")
-    node: Any = tree
-    for name in parents:
-        node = node.setdefault(name, {})
-        if not isinstance(node, dict):
-            raise ConfigError(f"--set {override!r}: {name!r} is a value, not a section")
     try:
-        node[leaf] = yaml.safe_load(value)
+        set_key(tree, key.strip(), yaml.safe_load(value))
     except yaml.YAMLError as error:
         raise ConfigError(f"--set {override!r}: value is not valid YAML: {error}") from error
+    except ConfigError as error:
+        raise ConfigError(f"--set {override!r}: {error}") from error
 
 
-def _explain(error: Any) -> str:
+def set_key(tree: dict[str, Any], key: str, value: Any) -> None:
+    """Put a value under a dotted key; a number names an item of a list: ``inputs.sets.0.limit``."""
+    *parents, leaf = key.split(".")
+    node: Any = tree
+    for name in parents:
+        node = _inside(node, name)
+    if not isinstance(node, dict):
+        raise ConfigError(f"{leaf!r} is an item of a list; give one of its keys, or the whole list")
+    node[leaf] = value
+
+
+def _inside(node: Any, name: str) -> Any:
+    inner = None
+    if isinstance(node, dict):
+        inner = node.setdefault(name, {})
+    elif name.isdecimal() and int(name) < len(node):
+        inner = node[int(name)]
+    if not isinstance(inner, dict | list):
+        raise ConfigError(f"{name!r} is a value, not a section")
+    return inner
+
+
+def _explain(model: type[Section], error: Any) -> str:
     key = ".".join(str(part) for part in error["loc"])
     if error["type"] != "extra_forbidden":
         return f"{key}: {error['msg']} (got {error['input']!r})"
-    known = _known_keys(tuple(str(part) for part in error["loc"][:-1]))
+    known = _known_keys(model, tuple(str(part) for part in error["loc"][:-1]))
     near = difflib.get_close_matches(str(error["loc"][-1]), known, n=1, cutoff=0.0)
     hint = f"did you mean {near[0]!r}?" if near else "remove it"
     return f"unknown key {key!r}; {hint} (known here: {', '.join(sorted(known))})"
 
 
-def _known_keys(parents: tuple[str, ...]) -> list[str]:
-    model: Any = Config
+def _known_keys(model: Any, parents: tuple[str, ...]) -> list[str]:
     for name in parents:
         if name.isdigit():
             continue

@@ -103,13 +103,15 @@ def test_every_problem_is_reported(path):
     ("override", "message"),
     [
         ("steps", "expected section.key=value"),
-        ("synthesis.steps.x=1", "is a value, not a section"),
+        ("planning.seed.x=1", "is a value, not a section"),
         ("a=[1", "not valid"),
+        ("inputs.sets.2.limit=6", "'2' is a value, not a section"),
+        ("inputs.sets.0=6", "'0' is an item of a list"),
     ],
 )
-def test_malformed_overrides(path, override, message):
+def test_malformed_overrides(override, message):
     with pytest.raises(ConfigError, match=message):
-        load_config(path, [override])
+        load_config(CONFIGS / "nano.yaml", [override])
 
 
 def test_overrides_win_and_touch_one_section(path):
@@ -119,6 +121,11 @@ def test_overrides_win_and_touch_one_section(path):
     assert changed == ["synthesis"]
     assert before.synthesis.digest() != after.synthesis.digest()
     assert before.planning.digest() == after.planning.digest()
+
+
+def test_an_item_of_a_list_is_named_by_its_number():
+    config = load_config(CONFIGS / "nano.yaml", ["inputs.sets.0.limit=6"])
+    assert [source.limit for source in config.inputs.sets] == [6, None]
 
 
 def test_missing_file_lists_the_others(path):

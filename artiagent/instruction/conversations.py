@@ -14,7 +14,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import islice
+from itertools import islice, zip_longest
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,7 +24,7 @@ from artiagent.config import InstructionSection
 from artiagent.curation.funnel import hard_negative
 from artiagent.instruction import prompts
 from artiagent.instruction.coordinates import CoordinateSpace
-from artiagent.records import Box, Conversation, DatasetRef, Pair, Scene, Turn, stable_hash
+from artiagent.records import ARTIFACT_TOOLS, Box, Conversation, DatasetRef, Pair, Scene, Turn, stable_hash
 from artiagent.store import DatasetWriter, Row, open_dataset, read_rows
 
 PLACEHOLDER = re.compile(r"\{box:(\d+)\}")
@@ -47,11 +47,13 @@ class SeenPart:
 def build_conversations(section: InstructionSection, curated: DatasetRef, scenes: DatasetRef, out: Path) -> DatasetRef:
     """Write two conversations for each accepted pair of a scored group; rows Conversation, images ("image",).
 
-    The split is by source image. Raises ValueError when no pair is left or a conversation breaks the schema.
+    With ``section.pairs`` only for so many of them, see `first_pairs`, or fewer where there are no more. The split is
+    by source image. Raises ValueError when no pair is left or a conversation breaks the schema.
     """
     if (complete := open_dataset(out)) is not None:
         return complete
-    partners = pair_negatives(curated) if section.hard_negatives else {}
+    chosen = first_pairs(curated, section.pairs)
+    partners = pair_negatives(curated, chosen) if section.hard_negatives else {}
     replaced = frozenset(pair.job_id for pair in partners.values())
     parts = {row.record.source_id: seen_parts(row.record) for row in read_rows(scenes, Scene, ())}
     writer: DatasetWriter[Conversation] = DatasetWriter(out, "conversations", ("image",))
@@ -62,7 +64,8 @@ def build_conversations(section: InstructionSection, curated: DatasetRef, scenes
         for index in range(-(-curated.rows // BATCH)):
             made = []
             for row in islice(rows, BATCH):
-                made += _conversations(section, row, parts, partners, replaced)
+                if row.key in chosen or row.key in partners:
+                    made += _conversations(section, row, parts, partners, replaced)
                 progress.update()
             for conversation in made:
                 check(conversation.record)
@@ -76,15 +79,27 @@ def build_conversations(section: InstructionSection, curated: DatasetRef, scenes
     return writer.finish(dict(counts))
 
 
-def pair_negatives(curated: DatasetRef) -> dict[str, Pair]:
-    """Benign job id -> the accepted pair of the same source whose twin it replaces; every pair at most once."""
+def first_pairs(curated: DatasetRef, count: int | None) -> frozenset[str]:
+    """Job ids of ``count`` usable pairs: the tools in turn, each in the order of job ids, which says nothing about the
+    source. So sets that differ in few pairs choose nearly the same ones. None: all usable pairs.
+    """
+    by_tool: dict[str, list[str]] = defaultdict(list)
+    for row in read_rows(curated, Pair, ()):
+        if usable(row.record):
+            by_tool[row.record.faults[0].injection.tool].append(row.key)
+    turns = zip_longest(*(sorted(by_tool[tool]) for tool in ARTIFACT_TOOLS))
+    return frozenset(islice((key for turn in turns for key in turn if key), count))
+
+
+def pair_negatives(curated: DatasetRef, chosen: frozenset[str]) -> dict[str, Pair]:
+    """Benign job id -> the chosen pair of the same source whose twin it replaces; every pair at most once."""
     benign: dict[str, list[str]] = defaultdict(list)
     for row in read_rows(curated, Pair, ()):
         if row.record.scored and hard_negative(row.record):
             benign[row.record.source_id].append(row.key)
     partners: dict[str, Pair] = {}
     for row in read_rows(curated, Pair, ()):
-        if usable(row.record) and benign[row.record.source_id]:
+        if row.key in chosen and benign[row.record.source_id]:
             partners[benign[row.record.source_id].pop(0)] = row.record
     return partners
 

@@ -163,6 +163,18 @@ def test_turns_are_configured_and_the_seed_draws_wordings(mixed, tmp_path: Path)
     assert texts[0] == [row.record.turns[0].text for row in built(mixed, tmp_path / "again").values()]
 
 
+def test_a_number_of_pairs_takes_the_tools_in_turn(tmp_path: Path) -> None:
+    tools = {"j1": "fuse", "j2": "add", "j3": "add", "j4": "add", "j5": "remove"}
+    pairs = [pair(job, f"s{job}", artifact(tool)) for job, tool in tools.items()]
+    benign = pair("j6", "sj3", artifact("benign", accepted=False))
+    data = write(tmp_path, [*reversed(pairs), benign])
+    jobs = {row.record.pair_id for row in built(data, tmp_path / "three", pairs=3).values()}
+    assert jobs == {"j1", "j2", "j5"}
+    rows = built(data, tmp_path / "four", pairs=4)
+    assert len(rows) == 8 and rows["j3-clean"].record.benign_of == "j6"
+    assert len(built(data, tmp_path / "more", pairs=9)) == 10
+
+
 def test_nothing_accepted_is_an_error_that_says_so(tmp_path: Path) -> None:
     data = write(tmp_path, [pair("j1", "s1", artifact(accepted=False, reason="too_similar"))])
     with pytest.raises(ValueError, match="none of 1 pairs is accepted"):
