@@ -205,6 +205,14 @@ def read_rows(
         images: binary columns to read; None reads all of them, () none.
         wanted: says by key which rows to parse; None: all. Row groups without any are not read.
     """
+    for key, text, columns in read_json(source, images, wanted):
+        yield Row(key, record.model_validate_json(text), columns)
+
+
+def read_json(
+    source: DatasetRef | Path, images: tuple[str, ...] | None = None, wanted: Callable[[str], bool] | None = None
+) -> Iterator[tuple[str, str, dict[str, bytes]]]:
+    """``read_rows`` for those who pass records on: key, record as JSON, images."""
     directory = Path(source.uri) if isinstance(source, DatasetRef) else source
     if not (directory / MANIFEST).is_file():
         raise StoreError(f"{directory}: not a complete data set (no {MANIFEST}); rerun the stage that writes it")
@@ -214,11 +222,7 @@ def read_rows(
             columns = present if images is None else list(images)
             for group in range(file.num_row_groups):
                 for values in _read_group(file, group, ["key", "record", *columns], wanted):
-                    yield Row(
-                        values["key"],
-                        record.model_validate_json(values["record"]),
-                        {c: values[c] for c in columns},
-                    )
+                    yield values["key"], values["record"], {c: values[c] for c in columns}
 
 
 def file_sha256(path: Path) -> str:

@@ -2,23 +2,27 @@
 
 Types are assigned to sources so that the four tools balance: each slot goes to the tool that is furthest behind its
 share among those the source can serve, with the others as ranked fall-backs. So every source depends on those before
-it: sources are planned in order, in one process; a killed plan goes on from the counts noted with its last batch.
+it: one process plans them in order, from the counts that are noted with every batch on disk, and a killed plan goes on
+where it was. What does not depend on the others, masks to grids, is left to further processes when there is much of it.
 """
 
 from __future__ import annotations
 
 import json
+import os
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import count, islice
+from itertools import islice
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from tqdm import tqdm
 
 from artiagent.config import PlanningSection
-from artiagent.grid import core_grid, patch_grid
+from artiagent.grid import core_grid, grid_of, patch_grid
+from artiagent.parallel import ordered_map
 from artiagent.records import (
     ARTIFACT_TOOLS,
     DatasetRef,
@@ -26,19 +30,22 @@ from artiagent.records import (
     Injection,
     Job,
     Part,
+    PatchMapping,
     Rejection,
     Scene,
     Tool,
     stable_hash,
 )
-from artiagent.store import DatasetWriter, Row, open_dataset, read_rows
+from artiagent.store import DatasetWriter, Row, open_dataset, read_json
 from artiagent.synthesis.toolbox import Mapped, NoMapping, benign, distort
 from artiagent.synthesis.toolbox.add import add
 from artiagent.synthesis.toolbox.fuse import fuse
 from artiagent.synthesis.toolbox.remove import remove
 
 KERNELS = ("shuffle", "jitter", "strip")
-SOURCES_PER_BATCH = 512
+PERIPHERAL, INTERMEDIATE = ("peripheral", "both"), ("intermediate", "both")  # layers of parts, by what tools take
+SOURCES_PER_BATCH = 256
+WORTH_PROCESSES = 4 * SOURCES_PER_BATCH  # sources; fewer are planned before another process has started
 
 
 def plan(section: PlanningSection, scenes: DatasetRef, patch: int, out: Path) -> DatasetRef:
@@ -54,34 +61,102 @@ def plan(section: PlanningSection, scenes: DatasetRef, patch: int, out: Path) ->
     if (ready := open_dataset(out, stamp)) is not None:
         return ready
     writer: DatasetWriter[Job] = DatasetWriter(out, "jobs", stamp=stamp)
-    rows = read_rows(scenes, Scene, images=())
-    balance: Counter[Tool] = Counter()
-    rejected: Counter[str] = Counter()
-    total = 0
-    with tqdm(desc="plan", total=scenes.rows, unit="source") as bar:
-        for index in count():
-            if not (batch := [row.record for row in islice(rows, SOURCES_PER_BATCH)]):
-                break
-            if (name := f"{index:07d}") in writer:
-                note = writer.note(name)
-                balance, rejected, total = Counter(note["balance"]), Counter(note["rejected"]), note["jobs"]
-            else:
-                jobs = [job for scene in batch for job in _plan_source(scene, section, patch, balance, rejected)]
-                total += len(jobs)
-                note = {"balance": balance, "rejected": rejected, "jobs": total}
-                writer.write(name, [Row(job.job_id, job) for job in jobs], note)
-            bar.update(len(batch))
-    writer.attach("rejections.json", json.dumps(dict(sorted(rejected.items())), indent=1).encode())
-    return writer.finish({"jobs": total} | {f"planned_{tool}": balance[tool] for tool in ARTIFACT_TOOLS})
+    missing = _missing(scenes, writer)
+    left = sum(map(len, missing.values()))
+    texts = read_json(scenes, (), {key for keys in missing.values() for key in keys}.__contains__)
+    work = ((index, [text for _, text, _ in islice(texts, len(keys))]) for index, keys in missing.items())
+    workers = max(2, (os.cpu_count() or 1) - 1) if left >= WORTH_PROCESSES else 1
+    with tqdm(desc="plan", initial=scenes.rows - left, total=scenes.rows, unit="source") as bar:
+        for index, sources in ordered_map(GridMaker, (section, patch), work, workers):
+            counts = Counts.after(index - 1, writer)
+            jobs = [job for text, grids in sources for job in _plan_source(text, grids, section, patch, counts)]
+            counts.jobs += len(jobs)
+            writer.write(_batch(index), [Row(job.job_id, job) for job in jobs], counts.note())
+            bar.update(len(sources))
+    counts = Counts.after(-(-scenes.rows // SOURCES_PER_BATCH) - 1, writer)
+    writer.attach("rejections.json", json.dumps(dict(sorted(counts.rejected.items())), indent=1).encode())
+    return writer.finish({"jobs": counts.jobs} | {f"planned_{tool}": counts.balance[tool] for tool in ARTIFACT_TOOLS})
 
 
-def _plan_source(
-    scene: Scene, section: PlanningSection, patch: int, balance: Counter[Tool], rejected: Counter[str]
-) -> list[Job]:
-    """Jobs of one source; counts into ``balance``, unless the source is not scored, and ``rejected``."""
-    planner = SourcePlanner(scene, section, patch, balance if scene.scored else Counter(balance))
+@dataclass
+class Counts:
+    """What the plan of a source depends on, and what is told of the whole: counts over all sources so far."""
+
+    balance: Counter[Tool]
+    rejected: Counter[str]
+    jobs: int
+
+    @classmethod
+    def after(cls, index: int, writer: DatasetWriter[Job]) -> Counts:
+        """As noted with the batch ``index``; nothing yet for -1."""
+        note = writer.note(_batch(index)) if index >= 0 else {"balance": {}, "rejected": {}, "jobs": 0}
+        return cls(Counter(note["balance"]), Counter(note["rejected"]), note["jobs"])
+
+    def note(self) -> dict[str, dict[str, int] | int]:
+        return {"balance": self.balance, "rejected": self.rejected, "jobs": self.jobs}
+
+
+class Grids(NamedTuple):
+    """A scene on the token grid: bool [h, w] by id of entity or part."""
+
+    entities: dict[str, np.ndarray]
+    parts: dict[str, np.ndarray]
+    solid: dict[str, np.ndarray]  # what an addition copies: patches well covered, or all if few are
+    core: np.ndarray  # patches that are mostly object
+
+    @classmethod
+    def of(cls, scene: Scene, section: PlanningSection, patch: int) -> Grids:
+        masks = {e.id: e.mask.decode() for e in scene.entities}
+        parts, solid = {}, {}
+        for part in (p for e in scene.entities for p in e.parts):
+            mask = part.mask.decode()
+            touched = parts[part.id] = patch_grid(mask, patch)
+            if part.layer in PERIPHERAL:
+                covered = touched & core_grid(mask, patch, section.add_coverage)
+                solid[part.id] = covered if 2 * covered.sum() >= touched.sum() else touched
+        entities = {key: patch_grid(mask, patch) for key, mask in masks.items()}
+        return cls(entities, parts, solid, core_grid(np.logical_or.reduce(list(masks.values())), patch))
+
+
+class GridMaker:
+    """Work for ``ordered_map``: scenes as JSON to scenes with grids."""
+
+    def __init__(self, section: PlanningSection, patch: int) -> None:
+        self.section, self.patch = section, patch
+
+    def __call__(self, batch: tuple[int, list[str]]) -> tuple[int, list[tuple[str, Grids]]]:
+        index, texts = batch
+        scenes = ((text, Scene.model_validate_json(text)) for text in texts)
+        return index, [(text, Grids.of(scene, self.section, self.patch)) for text, scene in scenes]
+
+
+def _batch(index: int) -> str:
+    return f"{index:07d}"
+
+
+def _missing(scenes: DatasetRef, writer: DatasetWriter[Job]) -> dict[int, list[str]]:
+    """Keys of the sources by batch, for the batches that are not on disk."""
+    keys = (key for key, *_ in read_json(scenes, ()))
+    found: dict[int, list[str]] = {}
+    for index in range(-(-scenes.rows // SOURCES_PER_BATCH)):
+        batch = list(islice(keys, SOURCES_PER_BATCH))
+        if _batch(index) not in writer:
+            found[index] = batch
+    return found
+
+
+def _patches(mapping: PatchMapping) -> np.ndarray:
+    """Bool grid of targets and references."""
+    return grid_of((*mapping.targets, *mapping.references), mapping.grid)
+
+
+def _plan_source(text: str, grids: Grids, section: PlanningSection, patch: int, counts: Counts) -> list[Job]:
+    """Jobs of one source; a source that is not scored leaves the balance alone."""
+    scene = Scene.model_validate_json(text)
+    balance = counts.balance if scene.scored else Counter(counts.balance)
+    planner = SourcePlanner(scene, section, patch, balance, grids)
     jobs = list(planner.jobs())
-    rejected.update(f"{r.tool}:{r.reason}" for r in planner.rejections)
+    counts.rejected.update(f"{r.tool}:{r.reason}" for r in planner.rejections)
     return jobs
 
 
@@ -102,14 +177,19 @@ class Candidate:
 class SourcePlanner:
     """Plans the variants of one source; ``balance`` is shared by all sources and counts planned artifacts."""
 
-    def __init__(self, scene: Scene, section: PlanningSection, patch: int, balance: Counter[Tool]) -> None:
-        self.scene, self.section, self.patch, self.balance = scene, section, patch, balance
+    def __init__(
+        self,
+        scene: Scene,
+        section: PlanningSection,
+        patch: int,
+        balance: Counter[Tool],
+        grids: Grids | None = None,
+    ) -> None:
+        self.scene, self.section, self.balance = scene, section, balance
+        self.grids = grids or Grids.of(scene, section, patch)
+        self.settings = section.digest()
         self.rejections: list[Rejection] = []
-        masks = {e.id: e.mask.decode() for e in scene.entities}
-        self.grids = {key: patch_grid(mask, patch) for key, mask in masks.items()}
-        self.core = core_grid(np.logical_or.reduce(list(masks.values())), patch)
-        self.part_masks = {p.id: p.mask.decode() for e in scene.entities for p in e.parts}
-        self.part_grids = {key: patch_grid(mask, patch) for key, mask in self.part_masks.items()}
+        self.options: dict[Tool, list[Candidate]] = {}
         self.used: set[tuple[Tool, tuple[str, str, str]]] = set()
 
     def jobs(self) -> Iterator[Job]:
@@ -131,7 +211,7 @@ class SourcePlanner:
 
     def _job(self, variant: int, injections: tuple[Injection, ...]) -> Job:
         content = stable_hash(*(i.model_dump_json() for i in injections))
-        identity = stable_hash(self.scene.image_sha256, self.section.digest(), variant, content, length=24)
+        identity = stable_hash(self.scene.image_sha256, self.settings, variant, content, length=24)
         return Job(
             job_id=identity,
             source_id=self.scene.source_id,
@@ -146,23 +226,26 @@ class SourcePlanner:
     def _injections(self, rng: np.random.Generator, wanted: int) -> tuple[Injection, ...]:
         """Up to ``wanted`` injections whose patches, targets and references together, are disjoint."""
         chosen: list[Injection] = []
+        taken = np.zeros_like(self.grids.core)
         for _ in range(wanted):
-            taken = frozenset(p for i in chosen for p in (*i.mapping.targets, *i.mapping.references))
             found = self._one(rng, taken)
             if found is None:
                 break
             chosen.append(found)
+            taken |= _patches(found.mapping)
         return tuple(chosen)
 
-    def _one(self, rng: np.random.Generator, taken: frozenset[int]) -> Injection | None:
+    def _one(self, rng: np.random.Generator, taken: np.ndarray) -> Injection | None:
         for tool in self._ranked_tools(rng):
             for candidate in self._ranked_candidates(tool, rng):
                 seed = int(rng.integers(2**31))
+                if (self._own(tool, candidate) & taken).any():
+                    continue
                 result = self._map(tool, candidate, np.random.default_rng(seed))
                 if isinstance(result, NoMapping):
                     self.rejections.append(Rejection(tool=tool, reason=result.reason, detail=result.detail))
                     continue
-                if taken & {*result.mapping.targets, *result.mapping.references}:
+                if (_patches(result.mapping) & taken).any():
                     continue
                 self.used.add((tool, candidate.key))
                 self.balance[tool] += 1
@@ -177,7 +260,9 @@ class SourcePlanner:
 
     def _ranked_candidates(self, tool: Tool, rng: np.random.Generator) -> list[Candidate]:
         """Unused candidates first, otherwise in seeded order."""
-        options = self._candidates(tool)
+        if tool not in self.options:
+            self.options[tool] = self._candidates(tool)
+        options = self.options[tool]
         shuffled = [options[i] for i in rng.permutation(len(options))]
         return sorted(shuffled, key=lambda c: (tool, c.key) in self.used)
 
@@ -186,17 +271,23 @@ class SourcePlanner:
         if tool == "fuse":
             return [Candidate(a, other=b) for i, a in enumerate(entities) for b in entities[i + 1 :]]
         if tool == "distort":
-            inner = [(e, p) for e in entities for p in e.parts if p.layer in ("intermediate", "both")]
+            inner = [(e, p) for e in entities for p in e.parts if p.layer in INTERMEDIATE]
             return [Candidate(e, p, kernel=k) for e, p in inner for k in KERNELS]
-        return [Candidate(e, p) for e in entities for p in e.parts if p.layer in ("peripheral", "both")]
+        return [Candidate(e, p) for e in entities for p in e.parts if p.layer in PERIPHERAL]
+
+    def _own(self, tool: Tool, c: Candidate) -> np.ndarray:
+        """Patches that the candidate will use in any case: with one of them taken there is no need to map it."""
+        if c.other is not None:
+            return self.grids.entities[c.entity.id] & self.grids.entities[c.other.id]
+        return self.grids.solid[c.part.id] if tool == "add" else self.grids.parts[c.part.id]
 
     def _map(self, tool: Tool, c: Candidate, rng: np.random.Generator) -> Mapped | NoMapping:
-        section, owner = self.section, self.grids[c.entity.id]
+        section, grids, owner = self.section, self.grids, self.grids.entities[c.entity.id]
         if c.other is not None:
-            return fuse(owner, self.grids[c.other.id], self.core, rng, section)
-        part = self.part_grids[c.part.id]
+            return fuse(owner, grids.entities[c.other.id], grids.core, rng, section)
+        part = grids.parts[c.part.id]
         if tool == "add":
-            return add(part, owner, self._same_class(c.part), rng, section, self._solid(c.part))
+            return add(part, owner, self._same_class(c.part), rng, section, grids.solid[c.part.id])
         if tool == "remove":
             return remove(part, owner, self._same_class(c.part) | part, section.remove_radius)
         if c.kernel == "shuffle":
@@ -205,28 +296,22 @@ class SourcePlanner:
             return distort.jitter(part, owner, rng, section.jitter_sigma, section.jitter_attempts)
         return distort.strip(part, section.strips)
 
-    def _solid(self, part: Part) -> np.ndarray:
-        """Patches that an addition copies: those well covered, or all where these are less than half."""
-        touched = self.part_grids[part.id]
-        covered = touched & core_grid(self.part_masks[part.id], self.patch, self.section.add_coverage)
-        return covered if 2 * covered.sum() >= touched.sum() else touched
-
     def _same_class(self, part: Part) -> np.ndarray:
         """Patches of the other instances of this part class."""
-        grid = np.zeros_like(self.part_grids[part.id])
+        grid = np.zeros_like(self.grids.core)
         for entity in self.scene.entities:
             for other in entity.parts:
                 if other.name == part.name and other.id != part.id:
-                    grid |= self.part_grids[other.id]
+                    grid |= self.grids.parts[other.id]
         return grid
 
     def _benign(self, rng: np.random.Generator) -> Injection | None:
         forms = [(e, p) for e in self.scene.entities for p in e.parts]
-        foreground = np.logical_or.reduce(list(self.grids.values()))
+        foreground = np.logical_or.reduce(list(self.grids.entities.values()))
         for i in rng.permutation(len(forms)):
             entity, part = forms[i]
             seed = int(rng.integers(2**31))
-            result = benign.background(self.part_grids[part.id], foreground, np.random.default_rng(seed))
+            result = benign.background(self.grids.parts[part.id], foreground, np.random.default_rng(seed))
             if isinstance(result, Mapped):
                 return self._injection("benign", Candidate(entity, part, kernel="background"), seed, result)
         return None
