@@ -25,7 +25,6 @@ from artiagent.synthesis.backbones import Backbone
 from artiagent.synthesis.injection import Packing, Rotary, ValueCache, gather_rows
 
 Batch = Sequence[tuple[Injection, ...]]  # the injections of each variant
-TOKEN_BUCKET = 128  # compiled graphs are reused: numbers of region tokens are rounded up to multiples
 
 _log = logging.getLogger(__name__)
 
@@ -123,7 +122,7 @@ class Engine:
         state.clear()
 
         def velocity(z: torch.Tensor, time: float, node: int) -> torch.Tensor:
-            state.record = cache.slot(node)
+            state.show(record=cache.slot(node))
             return backbone.velocity(z, time, prompt, grid)
 
         try:
@@ -146,7 +145,7 @@ class Engine:
         rotary, text_tokens = self.backbone.rotary(inversion.prompt, inversion.grid)
         state.own = gather_rows(rotary, variants.own, text_tokens)
         state.packing = variants.packing
-        tables: dict[int, Rotary | None] = {0: None}
+        tables: dict[int, Rotary] = {0: state.own}
 
         def velocity(z: torch.Tensor, time: float, node: int) -> torch.Tensor:
             progress = self._progress(node)
@@ -156,8 +155,9 @@ class Engine:
                 tables[phase] = gather_rows(rotary, torch.where(moved, variants.index, variants.own), text_tokens)
             state.moved = tables[phase]
             cached = variants.value_fraction > progress
-            state.values = inversion.cache.slot(node) if bool(cached.any()) else None
-            state.gather, state.live = (None, None) if state.values is None else self._gathers(variants, moved, cached)
+            values = inversion.cache.slot(node) if bool(cached.any()) else None
+            state.show(values=values)
+            state.gather, state.live = (None, None) if values is None else self._gathers(variants, moved, cached)
             return self.backbone.velocity(z, time, inversion.prompt, inversion.grid)
 
         guaranteed = self.section.background == "guaranteed" and variants.packing is None
@@ -174,7 +174,7 @@ class Engine:
         rows = self._rows(batch, inversion.grid)
         if self.section.variant_tokens == "region":
             text_tokens = self.backbone.rotary(inversion.prompt, inversion.grid)[1]
-            rows = pack(rows, text_tokens, TOKEN_BUCKET if self.section.compile != "none" else 1)
+            rows = pack(rows, text_tokens)
         return on_device(rows, inversion.noise.device)
 
     def _rows(self, batch: Batch, grid: tuple[int, int]) -> Variants:
@@ -285,30 +285,27 @@ def keep_background(z: torch.Tensor, region: torch.Tensor) -> torch.Tensor:
     return torch.where(region[:, :, None], z, z[:1])
 
 
-def pack(rows: Variants, text_tokens: int, bucket: int = 1) -> Variants:
+def pack(rows: Variants, text_tokens: int) -> Variants:
     """Put the region tokens of all variants behind the twin's tokens, in one row.
 
     Args:
         rows: one row per variant, on the CPU.
         text_tokens: tokens in front of the image tokens.
-        bucket: numbers of region tokens are rounded up to multiples of it, by repeating the last token.
     """
     length = rows.own.shape[1]
     cells = [row.nonzero()[:, 0] for row in rows.region[1:]]
-    spare = -sum(map(len, cells)) % bucket
-    cells[-1] = torch.cat([cells[-1], cells[-1][-1:].expand(spare)])
 
     def packed(full: torch.Tensor) -> torch.Tensor:
         return torch.cat([full[0], *(row[c] for row, c in zip(full[1:], cells, strict=True))])[None]
 
-    plain, widest = text_tokens + length, -(-max(map(len, cells)) // bucket) * bucket
+    plain, widest = text_tokens + length, max(map(len, cells))
     starts = plain + np.cumsum([0, *map(len, cells)])
     queries, keys, scatter = [], [], []
     for k, (c, start) in enumerate(zip(cells, starts[:-1].tolist(), strict=True)):
         queries.append(start + torch.arange(widest).clamp(max=len(c) - 1))
         keys.append(torch.arange(plain).index_copy(0, text_tokens + c, start + torch.arange(len(c))))
         scatter.append(k * widest + torch.arange(len(c)))
-    packing = Packing(plain, torch.stack(queries), torch.stack(keys), torch.cat(scatter))
+    packing = Packing(torch.stack(queries), torch.stack(keys), torch.cat(scatter))
     tokens = (rows.variant, rows.own, rows.index, rows.target, rows.pe_fraction, rows.value_fraction)
     return Variants(*map(packed, tokens), rows.region, packing)
 
@@ -327,5 +324,5 @@ def on_device(variants: Variants, device: torch.device) -> Variants:
     """The same on ``device``."""
     fields = {name: value.to(device) for name, value in vars(variants).items() if isinstance(value, torch.Tensor)}
     if (p := variants.packing) is not None:
-        fields["packing"] = Packing(p.plain, p.queries.to(device), p.keys.to(device), p.scatter.to(device))
+        fields["packing"] = Packing(p.queries.to(device), p.keys.to(device), p.scatter.to(device))
     return Variants(**fields)

@@ -4,13 +4,16 @@ One ``InjectionState`` says what every processor of a backbone does in the curre
 and keys, where values are recorded or taken from, and which variant attends to what. It holds tensors only, no policy:
 the engine decides the phases (spec: synthesis, section 2). A processor adds the projections of its model family.
 
+Compiled blocks share one graph as long as they differ in tensors only: no processor knows its number, each is shown its
+own part of the value cache (``InjectionState.show``).
+
 Tokens of a call are ``[text | image tokens]``. The image tokens are whole grids, one per row, or, packed in one row,
 the clean twin's grid followed by the region tokens of every variant (``Packing``).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
@@ -53,16 +56,19 @@ class Packing:
     A variant's region tokens see the text, their own kind, and the twin's tokens everywhere else.
 
     Attributes:
-        plain: leading tokens (text and twin) that attend among themselves.
         queries: int64 [K, R], region tokens of each variant, padded by repetition.
-        keys: int64 [K, plain], the token that stands at each position of the variant's picture.
+        keys: int64 [K, text + L], the token that stands at each position of the variant's picture.
         scatter: int64 [sum R_k], where each region token's result lies in the flattened [K * R].
     """
 
-    plain: int
     queries: torch.Tensor
     keys: torch.Tensor
     scatter: torch.Tensor
+
+    @property
+    def plain(self) -> int:
+        """Leading tokens (text and twin) that attend among themselves."""
+        return self.keys.shape[1]
 
 
 @dataclass
@@ -71,29 +77,39 @@ class InjectionState:
 
     Attributes:
         own: rotary tables by own position, [S, D] or [B, S, D]; None leaves the model's.
-        moved: tables with the targets at their references' positions; None while no position is injected.
-        record: cache slot to fill [blocks, L, heads, head_dim] (inversion), or None.
-        values: cache slot to take from, or None while values run live.
+        moved: tables with the targets at their references' positions; None with ``own``.
         gather: image token whose cached value each image token takes, int64 [B, M].
         live: True where a token keeps its own value, bool [B, M, 1, 1]; None for nowhere.
         packing: how variants share a row, or None for one variant per row.
+        takers: processors of the blocks that take values, in order of the value cache.
         calls: transformer calls so far.
         tokens: image tokens that these calls processed.
     """
 
     own: Rotary | None = None
     moved: Rotary | None = None
-    record: torch.Tensor | None = None
-    values: torch.Tensor | None = None
     gather: torch.Tensor | None = None
     live: torch.Tensor | None = None
     packing: Packing | None = None
+    takers: list[Injection] = field(default_factory=list)
     calls: int = 0
     tokens: int = 0
 
     def clear(self) -> None:
         """Back to an unpatched forward pass."""
-        self.own = self.moved = self.record = self.values = self.gather = self.live = self.packing = None
+        self.own = self.moved = self.gather = self.live = self.packing = None
+        self.show()
+
+    def show(self, record: torch.Tensor | None = None, values: torch.Tensor | None = None) -> None:
+        """Hand the blocks their parts of a cache slot [blocks, L, heads, head_dim].
+
+        Args:
+            record: slot to fill (inversion).
+            values: slot to take from; ``gather`` says which; without one values run live.
+        """
+        for block, taker in enumerate(self.takers):
+            taker.record = None if record is None else record[block]
+            taker.values = None if values is None else values[block]
 
 
 class Injection:
@@ -101,12 +117,16 @@ class Injection:
 
     Args:
         state: the shared context of the call.
-        value_block: index of this block in the value cache, or None if its values are never touched.
+        values: whether this block's values are recorded and replaced.
         positions: whether this block takes moved positions.
     """
 
-    def __init__(self, state: InjectionState, value_block: int | None, positions: bool) -> None:
-        self.state, self.value_block, self.positions = state, value_block, positions
+    def __init__(self, state: InjectionState, values: bool, positions: bool) -> None:
+        self.state, self.positions = state, positions
+        self.record: torch.Tensor | None = None  # [L, heads, head_dim], this block's part of a slot
+        self.values: torch.Tensor | None = None
+        if values:
+            state.takers.append(self)
 
     def attend(
         self,
@@ -121,8 +141,8 @@ class Injection:
         """
         state = self.state
         value = self._values(value)
-        own = rotary if state.own is None else state.own
-        tables = state.moved if self.positions and state.moved is not None else own
+        tables = state.moved if self.positions else state.own
+        tables = rotary if tables is None else tables
         query, key = rotate(query, tables), rotate(key, tables)
         if state.packing is None:
             mixed = _attention(query, key, value)
@@ -132,15 +152,13 @@ class Injection:
 
     def _values(self, value: torch.Tensor) -> torch.Tensor:
         """Record or replace the image part of ``value`` [B, S, heads, head_dim]; text tokens stay live."""
-        state, block = self.state, self.value_block
-        if block is None:
+        if self.record is not None:
+            self.record.copy_(value[0, -self.record.shape[0] :])
+        if self.values is None:
             return value
-        if state.record is not None:
-            state.record[block].copy_(value[0, -state.record.shape[1] :])
-        if state.values is None or state.gather is None:
-            return value
+        state = self.state
         text = value.shape[1] - state.gather.shape[1]
-        cached = state.values[block].to(device=value.device, dtype=value.dtype)[state.gather]
+        cached = self.values.to(device=value.device, dtype=value.dtype)[state.gather]
         image = cached if state.live is None else torch.where(state.live, value[:, text:], cached)
         return torch.cat([value[:, :text], image], dim=1)
 

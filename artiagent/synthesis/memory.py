@@ -75,6 +75,13 @@ def activation_bytes(
     return int(max(transformer + tables, decoder))
 
 
+def tensor_bytes(tensor: torch.Tensor) -> int:
+    """Bytes that a tensor holds; a quantized one holds others and gives the size of what it stands for."""
+    if type(tensor) not in (torch.Tensor, torch.nn.Parameter) and hasattr(tensor, "__tensor_flatten__"):
+        return sum(tensor_bytes(getattr(tensor, name)) for name in tensor.__tensor_flatten__()[0])
+    return tensor.numel() * tensor.element_size()
+
+
 def decodes_together(grid: tuple[int, int], patch: int) -> bool:
     """Whether the pictures of a batch are decoded in one go: large ones would outgrow the transformer."""
     return grid[0] * grid[1] * patch**2 <= 256 * 256

@@ -8,7 +8,6 @@ from artiagent.checkpoints import checkpoint_ref
 from artiagent.config import SynthesisSection
 from artiagent.nano.scenes import render_scene
 from artiagent.records import CheckpointRef, Injection, PatchMapping
-from artiagent.synthesis import engine as engine_module
 from artiagent.synthesis.backbones import Backbone, load_backbone
 from artiagent.synthesis.engine import (
     Engine,
@@ -123,16 +122,6 @@ def test_a_region_that_covers_everything_is_a_whole_row(backbone: Backbone, imag
     assert (region[1] - whole[1]).norm() < 0.2 * (whole[1] - whole[0]).norm()  # the text tokens still see the twin
 
 
-def test_padding_of_packed_tokens_changes_nothing(
-    backbone: Backbone, image: np.ndarray, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    batch = [(injection([9, 10], [30, 31]),), (injection([20], [5], "remove"),)]
-    exact = run(backbone, image, batch)
-    original = engine_module.pack
-    monkeypatch.setattr(engine_module, "pack", lambda rows, text, bucket: original(rows, text, 16))
-    assert difference(run(backbone, image, batch), exact) < 1e-4
-
-
 def test_every_tool_of_a_row_has_its_own_windows(backbone: Backbone) -> None:
     fractions = {"add": 1.0, "remove": 1.0, "distort": 0.0, "fuse": 0.5, "benign": 1.0}
     engine = Engine(backbone, SynthesisSection(steps=4, pe_fraction=fractions, value_fraction=fractions))
@@ -148,9 +137,9 @@ def test_every_tool_of_a_row_has_its_own_windows(backbone: Backbone) -> None:
 
 def test_packed_tokens_say_where_they_stand(backbone: Backbone) -> None:
     rows = Engine(backbone, SynthesisSection(feather=0))._rows([(injection([9, 10], [30, 31]),)], GRID)
-    packed = pack(rows, text_tokens=3, bucket=4)
-    assert packed.own[0, 48:].tolist() == [9, 10, 10, 10] and packed.index[0, 48:50].tolist() == [30, 31]
-    assert packed.variant[0].tolist() == [0] * 48 + [1] * 4
+    packed = pack(rows, text_tokens=3)
+    assert packed.own[0, 48:].tolist() == [9, 10] and packed.index[0, 48:].tolist() == [30, 31]
+    assert packed.variant[0].tolist() == [0] * 48 + [1] * 2
     keys = packed.packing.keys[0]
     assert keys[3 + 9] == 51 and keys[3 + 11] == 3 + 11 and keys[:3].tolist() == [0, 1, 2]
 

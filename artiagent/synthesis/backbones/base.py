@@ -19,8 +19,10 @@ from diffusers import DiffusionPipeline, ModelMixin
 from artiagent.config import SynthesisSection
 from artiagent.devices import quiet_loading, torch_device, torch_dtype
 from artiagent.synthesis.injection import InjectionState, Rotary
-from artiagent.synthesis.memory import Size, decodes_together
+from artiagent.synthesis.memory import Size, decodes_together, tensor_bytes
 from artiagent.synthesis.solvers import flux_times, resolution_mu, stretch_to
+
+GRAPHS = 64  # compiled graphs of a block's class; beyond it torch raises an error
 
 
 class PipelineBackbone(ABC):
@@ -38,11 +40,10 @@ class PipelineBackbone(ABC):
         pipe.set_progress_bar_config(disable=True)
         self.patch = pipe.vae_scale_factor * self.per_latent
         self.state = InjectionState()
+        self._library = dict(pipe.transformer.attn_processors)
         self.value_blocks = self._install()
         self._quantize()
         self._place()
-        if section.compile == "blocks":
-            pipe.transformer.compile_repeated_blocks(fullgraph=True, dynamic=False)
 
     @classmethod
     def load(cls, folder: Path, section: SynthesisSection) -> PipelineBackbone:
@@ -62,7 +63,34 @@ class PipelineBackbone(ABC):
                 f"{folder / 'transformer'}: weights of another architecture: {len(wrong)} tensors do not fit its "
                 f"config.json, e.g. {wrong[0]}"
             )
-        return cls(DiffusionPipeline.from_pretrained(folder, transformer=transformer, dtype=dtype), section)
+        backbone = cls(DiffusionPipeline.from_pretrained(folder, transformer=transformer, dtype=dtype), section)
+        if section.compile == "blocks":
+            backbone.compile()
+        return backbone
+
+    def compile(self, backend: str = "inductor") -> None:
+        """Compile the blocks: some ten graphs, one for each kind of block and phase, for any number of tokens.
+
+        Graphs of fixed sizes would be made anew for every length of a caption and every size of the regions; so would
+        graphs that take sizes that happen to be equal for the same one.
+        """
+        import torch._dynamo
+        import torch.fx.experimental._config
+
+        torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, GRAPHS)
+        torch.fx.experimental._config.use_duck_shape = False
+        self.pipe.transformer.compile_repeated_blocks(fullgraph=True, dynamic=True, backend=backend)
+
+    @contextmanager
+    def unpatched(self) -> Iterator[None]:
+        """The library's own attention processors for a while, for comparison."""
+        transformer = self.pipe.transformer
+        ours = dict(transformer.attn_processors)
+        transformer.set_attn_processor(dict(self._library))
+        try:
+            yield
+        finally:
+            transformer.set_attn_processor(ours)
 
     def grid(self, height: int, width: int) -> tuple[int, int]:
         if height % self.patch or width % self.patch:
@@ -121,7 +149,7 @@ class PipelineBackbone(ABC):
             head_dim=config.attention_head_dim,
             value_blocks=self.value_blocks,
             patch=self.patch,
-            weights=sum(p.numel() * p.element_size() for model in resident for p in model.parameters()),
+            weights=sum(tensor_bytes(p) for model in resident for p in model.parameters()),
             bytes=self.dtype.itemsize,
             channels=self._vae_channels(),
             **self.factors,

@@ -58,12 +58,12 @@ class FluxBackbone(PipelineBackbone):
     def _install(self) -> int:
         transformer = self.pipe.transformer
         for block in transformer.transformer_blocks:
-            block.attn.set_processor(FluxInjection(self.state, None, positions=True))
+            block.attn.set_processor(FluxInjection(self.state, values=False, positions=True))
         singles = transformer.single_transformer_blocks
         count = round(self.section.value_blocks * len(singles))
         for slot, block in enumerate(singles, start=count - len(singles)):
             positions = slot < 0 or self.section.pe_blocks == "all"
-            block.attn.set_processor(FluxInjection(self.state, slot if slot >= 0 else None, positions))
+            block.attn.set_processor(FluxInjection(self.state, slot >= 0, positions))
         return count
 
     def _encode(self, pixels: torch.Tensor) -> torch.Tensor:

@@ -69,7 +69,7 @@ class QwenImageBackbone(PipelineBackbone):
         count = round(self.section.value_blocks * len(blocks))
         for slot, block in enumerate(blocks, start=count - len(blocks)):
             positions = slot < 0 or self.section.pe_blocks == "all"
-            block.attn.set_processor(QwenInjection(self.state, slot if slot >= 0 else None, positions))
+            block.attn.set_processor(QwenInjection(self.state, slot >= 0, positions))
         return count
 
     def _encode(self, pixels: torch.Tensor) -> torch.Tensor:
