@@ -24,6 +24,16 @@ EXAMPLES = """examples:
   artiagent evaluate --model models:/artiagent-vlm-nano@champion
   artiagent inspect picture.png --json
   artiagent runs compare nano-1a2b3c4d nano-5e6f7a8b
+  artiagent ablate --rows positions-only,values-only
+"""
+ABLATION = """examples:
+  artiagent ablate
+  artiagent ablate --rows positions-only,values-only
+  artiagent ablate --set inputs.sets.0.limit=12 --set ablation.reconstruction.sources=4
+  artiagent ablate --set synthesis.steps=15 --set sft.seed=1
+
+A row is a name, what it sets, and whether it ends with a detection score; see the file. The reference row always runs.
+Again, with a row changed or added, only what is new is done.
 """
 SHARDS = """--scenes and --jobs render a plan that is there, all of it or a shard, here or on several machines at once:
 
@@ -61,6 +71,7 @@ def parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     commands = top.add_subparsers(required=True, metavar="COMMAND")
     _run_parser(commands)
+    _ablate_parser(commands)
     _library_parsers(commands)
     _runs_parser(commands)
     _nano_parser(commands)
@@ -83,6 +94,16 @@ def _run_parser(commands: argparse._SubParsersAction) -> None:
     run.add_argument(
         "--stack", metavar="NAME", help="ZenML stack to run on (see infra/stacks/); default: the active one"
     )
+
+
+def _ablate_parser(commands: argparse._SubParsersAction) -> None:
+    ablate = _add(
+        commands, "ablate", "variants of one chain side by side: a table, charts, a report", _pipelines("ablate")
+    )
+    ablate.epilog, ablate.formatter_class = ABLATION, argparse.RawDescriptionHelpFormatter
+    _config_options(ablate, "configs/ablation.yaml")
+    ablate.add_argument("--rows", metavar="NAME,NAME", help="only these rows, and the reference")
+    ablate.add_argument("--stack", metavar="NAME", help="ZenML stack to run on; default: the active one")
 
 
 def _library_parsers(commands: argparse._SubParsersAction) -> None:
@@ -148,8 +169,8 @@ def _add(
     return made
 
 
-def _config_options(to: argparse.ArgumentParser) -> None:
-    to.add_argument("--config", type=_config_path, default=NANO, help=f"run configuration (default {NANO})")
+def _config_options(to: argparse.ArgumentParser, default: str = NANO) -> None:
+    to.add_argument("--config", type=_config_path, default=default, help=f"run configuration (default {default})")
     to.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="e.g. synthesis.steps=8; repeatable"
     )

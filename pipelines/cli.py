@@ -1,4 +1,4 @@
-"""The commands that need ZenML or MLflow: run, runs list | compare | reproduce, ui. Loaded lazily."""
+"""The commands that need ZenML or MLflow: run, ablate, runs list | compare | reproduce, ui. Loaded lazily."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from artiagent.config import Config, effective_config
+from artiagent.config import effective_config
 from artiagent.inputs import input_digests
 from pipelines.environment import active_stack, prepare
 
 if TYPE_CHECKING:
     from zenml.models import PipelineRunResponse
+    from zenml.pipelines import Pipeline
 
     from pipelines.runs import RunRecord, StageResult
     from steps.stage import Ref
@@ -33,42 +34,76 @@ def run(arguments: argparse.Namespace) -> int:
     print("reading inputs ...", flush=True)
     digests = input_digests(config.inputs)
 
-    from pipelines.end_to_end import CACHED
+    from pipelines.end_to_end import CACHED, end_to_end
     from pipelines.runs import close_run, open_run
 
     document = yaml.safe_load(Path(arguments.config).read_text())
     record = open_run(config, digests, CACHED, document, root)
     print(f"run {record.name}: {len(config.inputs.sets)} input sets, {len(CACHED)} cached stages", flush=True)
     with active_stack(arguments.stack):
-        finished = execute(record, config)
+        finished = execute(end_to_end, record.name, config.profile)
     results = collect(finished)
     record = close_run(record, results)
     print_results(record)
     return 0
 
 
-def execute(record: RunRecord, config: Config) -> PipelineRunResponse:
-    """Run the pipeline as a version of the ZenML model "artiagent"; raises what the failing stage raised."""
+def ablate(arguments: argparse.Namespace) -> int:
+    """Run every row of an ablation and print the table and where the report lies."""
+    from artiagent.ablation.rows import load_ablation
+
+    names = [name for name in (arguments.rows or "").split(",") if name]
+    ablation = load_ablation(arguments.config, arguments.set, names)
+    root = prepare(arguments.debug)
+    print("reading inputs ...", flush=True)
+    shared = ablation.shared()
+    digests = input_digests(shared.inputs)
+
+    from pipelines.ablation import ablation as pipeline
+    from pipelines.ablation import open_ablation
+
+    name = open_ablation(ablation, digests, yaml.safe_load(Path(arguments.config).read_text()), root)
+    rows = ablation.section.rows
+    print(f"{name}: {len(rows)} rows, {sum(row.detect for row in rows)} of them with a detection score", flush=True)
+    with active_stack(arguments.stack):
+        execute(pipeline, name, shared.profile)
+    print_ablation(name)
+    return 0
+
+
+def print_ablation(name: str) -> None:
+    """The table and the commands that open more."""
+    from artiagent.ablation.table import AblationTable, text
+    from artiagent.report.ablation import PAGE, TABLE
+    from steps.stage import runs_dir
+
+    folder = runs_dir() / name
+    print(f"\n{text(AblationTable.model_validate_json((folder / TABLE).read_text()))}")
+    print(f"\nreport:      xdg-open {_near(folder)}/{PAGE}\nfigures:     {_near(folder)}/{TABLE}")
+    print("dashboards:  make ui   (MLflow and ZenML on 127.0.0.1)")
+
+
+def execute(pipeline: Pipeline, name: str, profile: str) -> PipelineRunResponse:
+    """Run a pipeline as a version of the ZenML model "artiagent"; raises what the failing stage raised."""
     from zenml import Model
     from zenml.exceptions import RunInterruptedException, ZenMLBaseException
 
-    from pipelines.end_to_end import end_to_end
     from pipelines.runs import CONFIG
     from steps.stage import runs_dir
 
-    model = Model(name="artiagent", version=record.name, tags=[config.profile])
-    pipeline = end_to_end.with_options(
-        config_path=str(runs_dir() / record.name / CONFIG), run_name=f"{record.name}-{{date}}-{{time}}", model=model
+    model = Model(name="artiagent", version=name, tags=[profile])
+    pipeline = pipeline.with_options(
+        config_path=str(runs_dir() / name / CONFIG), run_name=f"{name}-{{date}}-{{time}}", model=model
     )
     try:
         finished = pipeline()
     except RunInterruptedException as stop:  # ZenML's signal handler turns Ctrl-C into this
         raise KeyboardInterrupt from stop
     except ZenMLBaseException as error:
-        raise RuntimeError(f"run {record.name}: {error}") from error
+        raise RuntimeError(f"run {name}: {error}") from error
     if finished is None or not finished.status.is_successful:
         status = finished.status.value if finished else "not started"
-        raise RuntimeError(f"run {record.name}: {status}; see it with 'make ui'")
+        raise RuntimeError(f"run {name}: {status}; see it with 'make ui'")
     return finished
 
 
@@ -103,8 +138,7 @@ def print_results(record: RunRecord) -> None:
     print(f"\nexecuted now: {', '.join(executed) or 'nothing, every stage was cached'}")
     for line in versions(folder):
         print(line)
-    shown = folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
-    print(f"\nreport:      xdg-open {shown}/report.html\nfigures:     {shown}/{SUMMARY}")
+    print(f"\nreport:      xdg-open {_near(folder)}/report.html\nfigures:     {_near(folder)}/{SUMMARY}")
     print("dashboards:  make ui   (MLflow and ZenML on 127.0.0.1)")
 
 
@@ -161,6 +195,10 @@ def ui(arguments: argparse.Namespace) -> int:
     from pipelines.ui import serve
 
     return serve(arguments.mlflow_port, arguments.zenml_port)
+
+
+def _near(folder: Path) -> Path:
+    return folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
 
 
 def _short(value: Any) -> str:

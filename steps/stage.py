@@ -34,7 +34,7 @@ def source_root() -> Path:
     return root
 
 
-def out_dir(kind: str, module: str, section: Section, *inputs: Ref) -> Path:
+def out_dir(kind: str, module: str, section: Section, *inputs: Ref | Section) -> Path:
     """Folder of a stage's output, named by its section, its inputs' contents and its source code."""
     return dataset_dir(kind, section.digest(), *map(digest_of, inputs), stage_digest(module, source_root()))
 
@@ -44,8 +44,10 @@ def runs_dir() -> Path:
     return (home() if os.environ.get("ARTIAGENT_HOME") else source_root()) / "runs"
 
 
-def digest_of(ref: Ref) -> str:
+def digest_of(ref: Ref | Section) -> str:
     """What identifies a reference's content, wherever it lies."""
+    if isinstance(ref, Section):
+        return ref.digest()
     if isinstance(ref, DatasetRef):
         return ref.digest
     if isinstance(ref, CheckpointRef):

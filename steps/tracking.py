@@ -20,8 +20,9 @@ from mlflow.data.meta_dataset import MetaDataset
 from mlflow.entities import DatasetInput, InputTag, Metric, Param, RunTag
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
+from artiagent.ablation.table import AblationTable
 from artiagent.config import Config, Section
-from artiagent.records import CheckpointRef, DatasetRef, EvaluationReport
+from artiagent.records import CheckpointRef, DatasetRef, EvaluationReport, Interval
 from artiagent.store import home
 from steps.stage import Ref
 
@@ -94,6 +95,42 @@ def log_files(client: MlflowClient, config: Config, name: str, folder: Path) -> 
             client.log_artifact(run, str(folder / file))
 
 
+def log_ablation(client: MlflowClient, profile: str, table: AblationTable, folder: Path) -> str:
+    """Record an ablation: one run, with a nested run for every row, and the files of ``folder``. Idempotent.
+
+    Returns the id of the run.
+    """
+    experiment_id = experiment(client, profile)
+    parent = find_run(client, experiment_id, table.name, "ablation")
+    if parent is None:
+        parent = _create(client, experiment_id, table.name, "ablation", {}, title=table.name)
+        _log(
+            client,
+            parent,
+            params={"reference": table.reference, **table.provenance},
+            metrics=_flat(table.base, "base/"),
+        )
+        for row in table.rows:
+            nested = {MLFLOW_PARENT_RUN_ID: parent, "artiagent.group": row.group, "mlflow.note.content": row.note}
+            run = _create(client, experiment_id, table.name, f"row {row.name}", nested, row.seconds or 0.0, row.name)
+            counts = {"planned": row.planned, "accepted_pairs": row.accepted, "trained_on": row.trained_on}
+            metrics = {key: float(value) for key, value in counts.items() if value is not None}
+            metrics |= _flat(row.figures) | _flat(row.differences, f"minus {table.reference}/")
+            _log(client, run, {key: str(value) for key, value in row.set.items()}, metrics, {"audit": row.audit})
+            client.set_terminated(run)
+        client.set_terminated(parent)
+    client.log_artifacts(parent, str(folder))
+    return parent
+
+
+def _flat(figures: dict[str, Interval], prefix: str = "") -> dict[str, float]:
+    return {
+        f"{prefix}{metric}{suffix}": bound
+        for metric, found in figures.items()
+        for suffix, bound in (("", found.value), (".low", found.low), (".high", found.high))
+    }
+
+
 def origin(ref: Ref) -> str:
     """Name of the run that made the output."""
     return str(ref.summary.get("lineage.run", ""))
@@ -101,10 +138,7 @@ def origin(ref: Ref) -> str:
 
 def scores(report: EvaluationReport, model: str) -> dict[str, float]:
     """One model's scores with their bounds as flat metrics."""
-    flat = {}
-    for metric, interval in report.scores.get(model, {}).items():
-        flat |= {metric: interval.value, f"{metric}.low": interval.low, f"{metric}.high": interval.high}
-    return flat
+    return _flat(report.scores.get(model, {}))
 
 
 def _log_stage(
@@ -128,9 +162,10 @@ def _log_stage(
 
 
 def _create(
-    client: MlflowClient, experiment_id: str, name: str, stage: str, tags: dict[str, str], seconds: float = 0.0
-) -> str:
-    title = name if stage == "pipeline" else stage
+    client: MlflowClient, experiment_id: str, name: str, stage: str, tags: dict[str, str], seconds: float = 0.0,
+    title: str | None = None,
+) -> str:  # fmt: skip
+    title = title or (name if stage == "pipeline" else stage)
     start = int((time.time() - seconds) * 1000)
     tags = {**tags, RUN: name, STAGE: stage}
     return client.create_run(experiment_id, start_time=start, tags=tags, run_name=title).info.run_id

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import matplotlib as mpl
@@ -17,19 +18,25 @@ LABELS = {
     "macro_f1": "macro-F1", "auroc": "AUROC", "accuracy": "accuracy",
     "recall_at_10": "recall at 10 % FA", "iou": "IoU", "pixel_f1": "pixel F1",
     "rouge_l": "ROUGE-L", "grounded_recall": "grounded recall",
+    "accepted": "accepted, share", "row_evaluations": "row evaluations / accepted",
+    "change_inside": "change inside targets", "audit_ring": "audit, ring (.5 = no trace)",
+    "audit_background": "audit, background (.5)", "psnr": "PSNR, dB", "distance": "perceptual distance",
 }  # fmt: skip
 
 
-def score_chart(scores: dict[str, dict[str, Any]], metrics: tuple[str, ...]) -> str:
-    """Dots with 95 % intervals, a panel per metric, a row per model."""
+def score_chart(
+    scores: Mapping[str, Mapping[str, Any]], metrics: tuple[str, ...], accented: Collection[str] | None = None
+) -> str:
+    """Dots with 95 % intervals, a panel per metric, a row per model; ``accented`` rows stand out, by default two."""
+    accented = list(scores)[:2] if accented is None else accented
     shown = [m for m in metrics if any(m in s for s in scores.values())]
     if not shown:
         return ""
     figure, axes = plt.subplots(1, len(shown), figsize=(2.6 * len(shown), 0.34 * len(scores) + 0.7), sharey=True)
     for axis, metric in zip(np.atleast_1d(axes), shown, strict=True):
-        for row, (_, values) in enumerate(scores.items()):
+        for row, (name, values) in enumerate(scores.items()):
             if (i := values.get(metric)) is not None:
-                colour = ACCENT if row < 2 else INK
+                colour = ACCENT if name in accented else INK
                 axis.plot([i["low"], i["high"]], [row, row], color=colour, lw=2, solid_capstyle="round")
                 axis.plot(i["value"], row, "o", color=colour, ms=5)
         axis.set_title(LABELS.get(metric, metric), fontsize=9, color=INK)
@@ -53,6 +60,37 @@ def curve_chart(points: list[dict[str, Any]], keys: tuple[str, ...]) -> str:
                 axis.axvline(after[0], color=SECOND, lw=0.8, ls=":")
         axis.set_title(key.replace("_", " "), fontsize=9, color=INK)
         _plain(axis)
+    return _svg(figure)
+
+
+def tradeoff_chart(
+    curves: Mapping[str, Sequence[tuple[float, Mapping[str, Any]]]], metrics: tuple[str, ...], cost: str,
+    bound: Mapping[str, Any],
+) -> str:  # fmt: skip
+    """What a cost buys: a panel per metric, a line per curve with 95 % intervals.
+
+    Args:
+        curves: name -> points of (cost, metric -> interval); a name that ends with "*" is dashed.
+        metrics: of the panels.
+        cost: label of the horizontal axis.
+        bound: metric -> interval of what no cost can beat, a dotted line.
+    """
+    figure, axes = plt.subplots(1, len(metrics), figsize=(4.2 * len(metrics), 3.0))
+    colours: dict[str, str] = {}
+    for axis, metric in zip(np.atleast_1d(axes), metrics, strict=True):
+        for name, points in curves.items():
+            colour = colours.setdefault(name.rstrip("*"), (ACCENT, SECOND, INK)[len(colours) % 3])
+            style = "--" if name.endswith("*") else "-"
+            axis.plot([x for x, _ in points], [p[metric]["value"] for _, p in points], style, color=colour, lw=1.4)
+            for x, p in points:
+                axis.plot([x, x], [p[metric]["low"], p[metric]["high"]], color=colour, lw=2, alpha=0.5)
+        if metric in bound:
+            axis.axhline(bound[metric]["value"], color=INK, lw=0.8, ls=":")
+        axis.set_title(LABELS.get(metric, metric), fontsize=9, color=INK)
+        axis.set_xlabel(cost, fontsize=8, color=INK)
+        _plain(axis)
+    handles = [plt.Line2D([], [], color=colour, label=name) for name, colour in colours.items()]
+    np.atleast_1d(axes)[-1].legend(handles=handles, fontsize=8, frameon=False, labelcolor=INK)
     return _svg(figure)
 
 

@@ -23,32 +23,40 @@ REWARD_LABELS = {
 METRICS = ("accuracy", "macro_f1", "auroc", "recall_at_10", "iou", "pixel_f1", "rouge_l", "grounded_recall")
 
 
-def render_page(bundle: dict[str, Any], summary: dict[str, Any]) -> str:
-    """HTML text of the report."""
-    environment = Environment(
+def environment() -> Environment:
+    """The templates of the reports."""
+    return Environment(
         loader=PackageLoader("artiagent.report", "templates"),
         autoescape=select_autoescape(["html", "j2"]),
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
+
+
+def render_page(bundle: dict[str, Any], summary: dict[str, Any]) -> str:
+    """HTML text of the report."""
     refs = bundle["refs"]
     accepted, rejected, unscored = galleries(refs["curate"])
     evaluation = summary["evaluation"]
-    return environment.get_template("report.html.j2").render(
-        summary=summary,
-        reward_labels=REWARD_LABELS,
-        counts=summary["pairs"]["scored"]["pairs"],
-        funnel=funnel_rows(summary["pairs"]),
-        accepted=accepted,
-        rejected=rejected,
-        unscored=unscored,
-        metrics=[m for m in METRICS if any(m in s for s in evaluation["scores"].values())],
-        labels=LABELS,
-        interval=interval_text,
-        score_chart=score_chart(evaluation["scores"], ("macro_f1", "auroc", "iou", "rouge_l")),
-        sft_chart=curve_chart(_curves(refs["finetune"].uri), ("loss", "margin_loss", "margin", "eval_loss")),
-        reward_chart=curve_chart(_curves(refs["train_reward"].uri), ("loss", "train_accuracy", "accuracy")),
+    return (
+        environment()
+        .get_template("report.html.j2")
+        .render(
+            summary=summary,
+            reward_labels=REWARD_LABELS,
+            counts=summary["pairs"]["scored"]["pairs"],
+            funnel=funnel_rows(summary["pairs"]),
+            accepted=accepted,
+            rejected=rejected,
+            unscored=unscored,
+            metrics=[m for m in METRICS if any(m in s for s in evaluation["scores"].values())],
+            labels=LABELS,
+            interval=interval_text,
+            score_chart=score_chart(evaluation["scores"], ("macro_f1", "auroc", "iou", "rouge_l")),
+            sft_chart=curve_chart(_curves(refs["finetune"].uri), ("loss", "margin_loss", "margin", "eval_loss")),
+            reward_chart=curve_chart(_curves(refs["train_reward"].uri), ("loss", "train_accuracy", "accuracy")),
+        )
     )
 
 
