@@ -29,11 +29,11 @@ from artiagent.config import Config, InputSet, load_config
 from artiagent.curation.stage import curate
 from artiagent.instruction.conversations import build_conversations
 from artiagent.perception.stage import perceive
-from artiagent.records import DatasetRef, Job, Pair, Scene, stable_hash
-from artiagent.store import DatasetWriter, open_dataset, read_rows, write_atomic
+from artiagent.records import DatasetRef, Job, Pair, Scene
+from artiagent.store import open_dataset, read_rows, write_atomic
 from artiagent.study import Variant, study
 from artiagent.synthesis.planner import plan
-from artiagent.synthesis.render import PairRenderer
+from artiagent.synthesis.render import PairRenderer, Source
 from artiagent.synthesis.stage import synthesize
 
 PRESETS = ("paper", "fast")  # the first is the reference
@@ -43,8 +43,8 @@ Made = dict[str, DatasetRef]
 def make(config: Config, scenes: DatasetRef, out: Path) -> Made:
     """Plan, pairs and curated pairs of one preset."""
     generator, judge = checkpoint_ref("generator", config.inputs.generator), checkpoint_ref("base", config.inputs.vlm)
-    jobs = plan(config.planning, scenes, config.perception.patch, out / "jobs")
-    pairs = synthesize(config.synthesis, scenes, jobs, generator, out / "pairs")
+    jobs = open_dataset(out / "jobs") or plan(config.planning, scenes, config.perception.patch, out / "jobs")
+    pairs = open_dataset(out / "pairs") or synthesize(config.synthesis, scenes, jobs, generator, out / "pairs")
     return {"jobs": jobs, "pairs": pairs, "curated": curate(config.curation, pairs, scenes, judge, out / "curated")}
 
 
@@ -93,28 +93,7 @@ def batches(scenes: DatasetRef, jobs: DatasetRef, sources: int) -> dict[str, Any
     """The first sources of a plan with their jobs, by source id."""
     planned = groupby((row.record for row in read_rows(jobs, Job)), key=lambda job: job.source_id)
     wanted = {source: list(group) for source, group in islice(planned, sources)}
-    return {row.key: (row, wanted[row.key]) for row in read_rows(scenes, Scene, wanted=wanted.__contains__)}
-
-
-def sample(curated: DatasetRef, count: int, out: Path) -> DatasetRef:
-    """``count`` accepted pairs in an order that depends on their ids alone, and a tenth as many benign ones."""
-    if (ready := open_dataset(out)) is not None:
-        return ready
-    wanted, left = set[str](), {False: count, True: count // 10}
-    keys = {row.key: row.record for row in read_rows(curated, Pair, ())}
-    for key in sorted(keys, key=stable_hash):
-        benign = keys[key].benign
-        if left[benign] and (benign or keys[key].accepted):
-            left[benign] -= 1
-            wanted.add(key)
-    if left[False]:
-        raise SystemExit(
-            f"{curated.uri}: {left[False]} of {count} accepted pairs are missing; raise --variants or --limit"
-        )
-    writer: DatasetWriter[Pair] = DatasetWriter(out, "curated", ("clean", "artifact"))
-    for index, row in enumerate(read_rows(curated, Pair, wanted=wanted.__contains__)):
-        writer.write(f"{index:07d}", [row])
-    return writer.finish()
+    return {row.key: Source(row, wanted[row.key]) for row in read_rows(scenes, Scene, wanted=wanted.__contains__)}
 
 
 def main() -> None:
@@ -168,12 +147,10 @@ def detectors(
 ) -> dict[str, Any]:
     """Scores of the detectors, means over the seeds, and the difference fast - paper."""
     config, variants = configs["fast"], []
+    section = config.instruction.model_copy(update={"pairs": arguments.pairs})
     for name in PRESETS:
-        chosen = sample(made[name]["curated"], arguments.pairs, arguments.out / f"{name}-{arguments.pairs}")
-        talks = build_conversations(
-            config.instruction, chosen, scenes, arguments.out / f"talks-{name}-{arguments.pairs}"
-        )
-        variants.append(Variant(name, talks, config.sft))
+        folder = arguments.out / f"conversations-{name}-{arguments.pairs}"
+        variants.append(Variant(name, build_conversations(section, made[name]["curated"], scenes, folder), config.sft))
     base, benchmark = checkpoint_ref("base", config.inputs.vlm), locate(config.inputs.benchmark)
     table = study(
         variants, arguments.seeds, base, benchmark, config.evaluation, arguments.out / f"study-{arguments.pairs}"
