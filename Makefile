@@ -1,6 +1,6 @@
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup run test ui lint lock data-pin clean
+.PHONY: help setup run ablation test ui lint lock data-pin clean
 
 BIN := .venv/bin
 INSTALLED := .venv/.installed
@@ -16,6 +16,9 @@ setup: $(INSTALLED) $(PULLED)  ## create .venv from the lock and pull the embedd
 
 run: setup  ## the whole chain on the embedded default (CONFIG=configs/... for another)
 	@$(BIN)/artiagent run --config $(CONFIG)
+
+ablation: setup  ## variants of inversion-injection side by side, about 45 minutes on two cores; ends with a report
+	@$(BIN)/artiagent ablate
 
 test: setup  ## run the tests
 	@$(BIN)/python -m pytest -n 2 --dist loadfile

@@ -29,6 +29,7 @@ EXAMPLES = """examples:
 ABLATION = """examples:
   artiagent ablate
   artiagent ablate --rows positions-only,values-only
+  artiagent ablate --no-detect
   artiagent ablate --set inputs.sets.0.limit=12 --set ablation.reconstruction.sources=4
   artiagent ablate --set synthesis.steps=15 --set sft.seed=1
 
@@ -103,6 +104,7 @@ def _ablate_parser(commands: argparse._SubParsersAction) -> None:
     ablate.epilog, ablate.formatter_class = ABLATION, argparse.RawDescriptionHelpFormatter
     _config_options(ablate, "configs/ablation.yaml")
     ablate.add_argument("--rows", metavar="NAME,NAME", help="only these rows, and the reference")
+    ablate.add_argument("--no-detect", action="store_true", help="no fine-tuning, no detection scores: half the time")
     ablate.add_argument("--stack", metavar="NAME", help="ZenML stack to run on; default: the active one")
 
 

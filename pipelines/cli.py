@@ -53,7 +53,7 @@ def ablate(arguments: argparse.Namespace) -> int:
     from artiagent.ablation.rows import load_ablation
 
     names = [name for name in (arguments.rows or "").split(",") if name]
-    ablation = load_ablation(arguments.config, arguments.set, names)
+    ablation = load_ablation(arguments.config, arguments.set, names, detect=not arguments.no_detect)
     root = prepare(arguments.debug)
     print("reading inputs ...", flush=True)
     shared = ablation.shared()

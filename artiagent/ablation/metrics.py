@@ -24,7 +24,7 @@ from artiagent.evaluation.benchmarks import BenchmarkItem, read_truth
 from artiagent.evaluation.bootstrap import Statistic, difference, draw_weights, interval
 from artiagent.evaluation.metrics import mean_of, ratio_of
 from artiagent.evaluation.scoring import scores_of
-from artiagent.records import ARTIFACT_TOOLS, DatasetRef, Interval, Job, Pair, Prediction
+from artiagent.records import ARTIFACT_TOOLS, DatasetRef, Interval, Job, Pair, Prediction, stable_hash
 from artiagent.store import read_rows
 
 PROBES = ("ring", "background", "surroundings")
@@ -97,13 +97,16 @@ def tabulate(
         before = Measured(detection(items, base), by_image).figures()
     return AblationTable(
         name=name, reference=section.reference, sources=len(sources), images=len(items), base=before,
-        rows=tuple(_result(data, counted[data.row.name], kinds, section.reference) for data in rows),
+        rows=tuple(_result(data, counted, kinds, section.reference) for data in rows),
         reconstruction=tuple(measure_reconstructions(reconstructions, section.resamples)), provenance=dict(provenance),
     )  # fmt: skip
 
 
-def _result(data: RowData, counts: PairCounts, kinds: Sequence[Mapping[str, Measured]], reference: str) -> RowResult:
+def _result(
+    data: RowData, counted: Mapping[str, PairCounts], kinds: Sequence[Mapping[str, Measured]], reference: str
+) -> RowResult:
     name = data.row.name
+    counts, compared = counted[name], counted[reference].plans
     verdict, figures = audit_of(data.curated)
     differences: Figures = {}
     for measured in kinds:
@@ -116,6 +119,7 @@ def _result(data: RowData, counts: PairCounts, kinds: Sequence[Mapping[str, Meas
         **data.row.model_dump(include={"name", "group", "set", "note"}),
         planned=int(sum(counts.planned.values())),
         accepted=int(sum(counts.accepted.values())),
+        replanned=sum(compared.get(job) != plan for job, plan in counts.plans.items()),
         trained_on=int(data.conversations.summary["train"]) // 2 if data.conversations is not None else None,
         seconds=None if seconds is None else float(seconds),
         audit=verdict,
@@ -128,6 +132,7 @@ def _result(data: RowData, counts: PairCounts, kinds: Sequence[Mapping[str, Meas
 class PairCounts:
     """Sums over the scored pairs of each source."""
 
+    plans: Mapping[tuple[str, int], str]  # (source, variant) -> digest of the injections
     planned: Mapping[str, float]
     accepted: Mapping[str, float]
     tried: Mapping[tuple[str, str], float]  # (tool, source) -> artifacts
@@ -153,10 +158,13 @@ class PairCounts:
 
 def count_pairs(data: RowData) -> PairCounts:
     """One pass over plan and curated pairs. Changes count for every artifact tried, not only for those accepted."""
+    plans: dict[tuple[str, int], str] = {}
     planned, accepted, tried, kept, sums = (defaultdict(float) for _ in range(5))
     for row in read_rows(data.jobs, Job, ()):
-        if row.record.scored and not row.record.benign:
-            planned[row.record.source_id] += 1
+        job = row.record
+        if job.scored and not job.benign:
+            planned[job.source_id] += 1
+            plans[job.source_id, job.variant] = stable_hash(*(i.mapping.model_dump_json() for i in job.injections))
     for row in read_rows(data.curated, Pair, ()):
         pair = row.record
         if not pair.scored:
@@ -170,7 +178,7 @@ def count_pairs(data: RowData) -> PairCounts:
             kept[artifact.injection.tool, pair.source_id] += bool(artifact.accepted)
             sums["change_inside", pair.source_id] += artifact.change_inside
             sums["overlap", pair.source_id] += artifact.overlap
-    return PairCounts(planned, accepted, tried, kept, sums)
+    return PairCounts(plans, planned, accepted, tried, kept, sums)
 
 
 def audit_of(curated: DatasetRef) -> tuple[str, Figures]:

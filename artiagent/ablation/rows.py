@@ -103,13 +103,16 @@ class Ablation:
         return config
 
 
-def load_ablation(path: Path | str, overrides: Sequence[str] = (), rows: Sequence[str] = ()) -> Ablation:
+def load_ablation(
+    path: Path | str, overrides: Sequence[str] = (), rows: Sequence[str] = (), *, detect: bool = True
+) -> Ablation:
     """Read ``parameters.config`` and ``parameters.ablation`` of a run configuration and check every row.
 
     Args:
         path: YAML file.
         overrides: ``section.key=value``, for the configuration or, as ``ablation.key=value``, for the ablation.
         rows: names of the rows to keep, besides the reference; all when empty.
+        detect: False leaves out the detection scores of all rows.
 
     Raises ConfigError naming file, row and key.
     """
@@ -122,9 +125,8 @@ def load_ablation(path: Path | str, overrides: Sequence[str] = (), rows: Sequenc
     section = validated(AblationSection, rest["ablation"], f"{path}: ablation")
     if unknown := sorted(set(rows) - set(section.names)):
         raise ConfigError(f"--rows {unknown[0]!r}: no such row in {path} (known: {', '.join(section.names)})")
-    if rows:
-        kept = tuple(row for row in section.rows if row.name in rows or row.name == section.reference)
-        section = section.model_copy(update={"rows": kept})
-    found = Ablation(tree, section, str(path))
+    kept = [row for row in section.rows if not rows or row.name in {*rows, section.reference}]
+    chosen = tuple(row.model_copy(update={"detect": row.detect and detect}) for row in kept)
+    found = Ablation(tree, section.model_copy(update={"rows": chosen}), str(path))
     found.configs()
     return found

@@ -28,6 +28,7 @@ class RowResult(Record):
     note: str = ""
     planned: int  # pairs with an artifact, in scored groups
     accepted: int
+    replanned: int = 0  # planned pairs whose plan differs from the reference's for this source and variant
     trained_on: int | None = None  # pairs
     seconds: float | None = None  # of the synthesis stage, loading the model included
     audit: str  # verdict
@@ -63,19 +64,22 @@ def settings(row: RowResult) -> str:
     return ", ".join(f"{key} {value}" for key, value in row.set.items()) or "as configured"
 
 
-def cell(row: RowResult, metric: str) -> str:
-    """``.71 [.66, .75]``; a dash where a metric does not apply; seconds have no interval."""
+def value(row: RowResult, metric: str) -> str:
+    """The plain figure; a dash where a metric does not apply."""
     if metric == "seconds":
         return f"{row.seconds / row.accepted:.2f}" if row.seconds is not None and row.accepted else "-"
-    return figure(row.figures.get(metric))
+    found = row.figures.get(metric)
+    return "-" if found is None else _number(found.value)
+
+
+def bounds(found: Interval | None) -> str:
+    """``[.66, .75]``, with as many digits as the value has; empty where there is none."""
+    return "" if found is None else f"[{_number(found.low, found)}, {_number(found.high, found)}]"
 
 
 def figure(found: Interval | None) -> str:
-    """A value with its interval, with as many digits as it needs."""
-    if found is None:
-        return "-"
-    digits = 3 if abs(found.value) < 2 else 1
-    return f"{found.value:.{digits}f} [{found.low:.{digits}f}, {found.high:.{digits}f}]"
+    """A value with its interval."""
+    return "-" if found is None else f"{_number(found.value)} {bounds(found)}"
 
 
 def change(row: RowResult, metric: str) -> str:
@@ -83,8 +87,13 @@ def change(row: RowResult, metric: str) -> str:
     found = row.differences.get(metric)
     if found is None:
         return ""
-    digits = 3 if abs(found.value) < 2 else 1
-    return f"{found.value:+.{digits}f}{'*' if found.low > 0 or found.high < 0 else ''}"
+    sign = "+" if found.value >= 0 else "-"
+    shown = row.figures[metric]
+    return f"{sign}{_number(abs(found.value), shown)}{'*' if found.low > 0 or found.high < 0 else ''}"
+
+
+def _number(number: float, like: Interval | None = None) -> str:
+    return f"{number:.{3 if abs(like.value if like else number) < 2 else 1}f}"
 
 
 def groups(table: AblationTable) -> dict[str, list[RowResult]]:
@@ -104,16 +113,8 @@ def markdown(table: AblationTable) -> str:
         f"over images). In round brackets the paired difference to `{table.reference}`, * where it excludes 0.",
     ]
     for group, rows in groups(table).items():
-        lines += [
-            "",
-            f"### {group}",
-            "",
-            "| row | " + " | ".join(LABELS.values()) + " |",
-            "|---" * (len(LABELS) + 1) + "|",
-        ]
-        for row in rows:
-            cells = (_with_change(row, metric) for metric in LABELS)
-            lines.append(f"| {row.name} | " + " | ".join(cells) + " |")
+        lines += ["", f"### {group}", "", *_header("row", *LABELS.values())]
+        lines += [f"| {row.name} | " + " | ".join(_cell(row, metric) for metric in LABELS) + " |" for row in rows]
     if table.base:
         lines += ["", "Before fine-tuning: " + ", ".join(f"{LABELS[m]} {figure(table.base.get(m))}" for m in DETECTION)]
     if table.reconstruction:
@@ -121,11 +122,19 @@ def markdown(table: AblationTable) -> str:
             "",
             "### reconstruction",
             "",
-            "| setting | PSNR, dB | distance | row evaluations | seconds |",
-            "|---" * 5 + "|",
+            *_header("setting", "PSNR, dB", "distance", "row evaluations", "seconds"),
         ]
         lines += [f"| {' | '.join(reconstruction_cells(result))} |" for result in table.reconstruction]
     return "\n".join(lines) + "\n"
+
+
+def _header(*titles: str) -> list[str]:
+    return ["| " + " | ".join(titles) + " |", "|---" * len(titles) + "|"]
+
+
+def _cell(row: RowResult, metric: str) -> str:
+    parts = (value(row, metric), bounds(row.figures.get(metric)), change(row, metric))
+    return f"{parts[0]} {parts[1]}{f' ({parts[2]})' if parts[2] else ''}".strip()
 
 
 def reconstruction_cells(result: ReconstructionResult) -> list[str]:
@@ -158,8 +167,8 @@ def comma_separated(table: AblationTable) -> str:
 
 
 def text(table: AblationTable) -> str:
-    """What the command prints at its end: the figures without their intervals, differences beside the scores."""
-    head = f"{'row':<24}{'accepted':>16}{'evals/pair':>12}{'s/pair':>8}{'change':>8}{'overlap':>9}"
+    """What the command prints at its end; intervals for the audit and the scores only."""
+    head = f"{'row':<26}{'accepted':>14}{'evals/pair':>12}{'s/pair':>8}{'change':>8}{'overlap':>9}"
     lines = [f"{head}{'audit, ring':>22}{'macro-F1':>22}{'AUROC':>22}"]
     for group, rows in groups(table).items():
         lines += ["", group, *(_text_row(row) for row in rows)]
@@ -171,19 +180,10 @@ def text(table: AblationTable) -> str:
 
 def _text_row(row: RowResult) -> str:
     share = f"{row.accepted} of {row.planned}"
-    plain = [_plain(row, metric) for metric in ("row_evaluations", "change_inside", "overlap")]
+    shown = zip(("row_evaluations", "seconds", "change_inside", "overlap"), (12, 8, 8, 9), strict=True)
+    plain = "".join(f"{value(row, metric):>{width}}" for metric, width in shown)
     scores = "".join(f"{figure(row.figures.get(metric)):>22}" for metric in ("audit_ring", *DETECTION))
-    return f"{row.name:<24}{share:>16}{plain[0]:>12}{cell(row, 'seconds'):>8}{plain[1]:>8}{plain[2]:>9}{scores}"
-
-
-def _plain(row: RowResult, metric: str) -> str:
-    found = row.figures.get(metric)
-    return "-" if found is None else f"{found.value:.{3 if abs(found.value) < 2 else 1}f}"
-
-
-def _with_change(row: RowResult, metric: str) -> str:
-    found = change(row, metric)
-    return f"{cell(row, metric)}{f' ({found})' if found else ''}"
+    return f"{row.name:<26}{share:>14}{plain}{scores}"
 
 
 def _numbers(found: Interval | None) -> Iterator[str]:

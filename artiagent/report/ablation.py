@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +13,16 @@ from artiagent.ablation.table import (
     DETECTION,
     LABELS,
     AblationTable,
+    Figures,
     RowResult,
-    cell,
+    bounds,
     change,
     comma_separated,
     groups,
     markdown,
     reconstruction_cells,
     settings,
+    value,
 )
 from artiagent.instruction.conversations import usable
 from artiagent.records import ARTIFACT_TOOLS, Pair
@@ -48,10 +51,11 @@ def write_ablation(folder: Path, table: AblationTable, rows: Sequence[RowData], 
     write_atomic(folder / TABLE, table.model_dump_json(indent=1).encode())
     write_atomic(folder / "ablation.csv", comma_separated(table).encode())
     write_atomic(folder / "ablation.md", markdown(table).encode())
+    labels = {key: label for key, label in LABELS.items() if any(value(row, key) != "-" for row in table.rows)}
     page = environment().get_template("ablation.html.j2").render(
-        table=table, groups=groups(table), charts=charts, gallery=gallery(table, rows, per_tool), labels=LABELS,
-        detection=DETECTION, cell=cell, change=change, settings=settings, reconstruction_cells=reconstruction_cells,
-        twins_differ=twins_differ,
+        table=table, groups=groups(table), charts=charts, gallery=gallery(table, rows, per_tool),
+        labels=labels, detection=DETECTION, value=value, bounds=bounds, change=change, settings=settings,
+        reconstruction_cells=reconstruction_cells, twins_differ=twins_differ,
     )  # fmt: skip
     write_atomic(folder / PAGE, page.encode())
 
@@ -82,7 +86,7 @@ def _chosen(data: RowData, per_tool: int) -> list[Job]:
         if len(pair.artifacts) == 1 and len(jobs[tool]) < per_tool and pair.source_id not in sources:
             jobs[tool].append((pair.source_id, pair.variant))
             sources.add(pair.source_id)
-    return [job for tool in ARTIFACT_TOOLS for job in jobs[tool]]
+    return [job for turn in zip_longest(*(jobs[tool] for tool in ARTIFACT_TOOLS)) for job in turn if job is not None]
 
 
 def _pairs(data: RowData, jobs: set[Job]) -> list[Row[Pair]]:
@@ -91,12 +95,17 @@ def _pairs(data: RowData, jobs: set[Job]) -> list[Row[Pair]]:
 
 
 def _charts(table: AblationTable) -> dict[str, str]:
-    """SVG by group of rows, and ``reconstruction``."""
+    """SVG by group of rows, ``detection`` of all rows that have one, and ``reconstruction``."""
     charts = {group: _group_chart(table, rows) for group, rows in groups(table).items()}
+    learnt = {row.name: _plain(row.figures) for row in table.rows if row.trained_on is not None}
+    if learnt:
+        charts["detection"] = score_chart(
+            {**learnt, "before fine-tuning": _plain(table.base)}, DETECTION, (table.reference,)
+        )
     curves: dict[str, list[tuple[float, dict[str, Any]]]] = defaultdict(list)
     bound: dict[str, Any] = {}
     for result in table.reconstruction:
-        figures = {metric: found.model_dump() for metric, found in result.figures.items()}
+        figures = _plain(result.figures)
         if result.steps:
             curves[f"{result.solver}{'' if result.values else '*'}"].append((result.row_evaluations, figures))
         else:
@@ -107,9 +116,13 @@ def _charts(table: AblationTable) -> dict[str, str]:
 
 
 def _group_chart(table: AblationTable, rows: list[RowResult]) -> str:
-    scores = {row.name: {metric: found.model_dump() for metric, found in row.figures.items()} for row in rows}
+    scores = {row.name: _plain(row.figures) for row in rows}
     told = Counter(m for row in rows for m in TRACES if m in row.figures and not _is_blind(row, m))
     return score_chart(scores, (*SHOWN, *told), accented=(table.reference,))
+
+
+def _plain(figures: Figures) -> dict[str, dict[str, float]]:
+    return {metric: found.model_dump() for metric, found in figures.items()}
 
 
 def _is_blind(row: RowResult, metric: str) -> bool:

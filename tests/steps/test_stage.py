@@ -10,9 +10,11 @@ ROOT = prepare()
 from artiagent.config import Config  # noqa: E402
 from artiagent.lineage import stage_files  # noqa: E402
 from artiagent.records import CheckpointRef, DatasetRef  # noqa: E402
-from pipelines.end_to_end import CACHED, EFFECTS  # noqa: E402
+from pipelines import ablation, end_to_end  # noqa: E402
 from steps.stage import digest_of, out_dir  # noqa: E402
 
+CACHED = sorted({*end_to_end.CACHED, *ablation.CACHED})
+EFFECTS = (*end_to_end.EFFECTS, "tabulate")
 DATA = DatasetRef(kind="scenes", uri="/a", digest="1" * 64, rows=1)
 MODEL = CheckpointRef(name="vlm", uri="/m", sha256="2" * 64)
 
