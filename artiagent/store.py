@@ -17,8 +17,10 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from secrets import token_hex
 from typing import Any, Generic, TypeVar
@@ -176,6 +178,8 @@ class DatasetWriter(Generic[R]):
                 summary=summary or {},
             )
             files = {name: file_sha256(self.directory / name) for name in names}
+            for name in names:  # the chunks go as soon as the manifest is there
+                _sync(self.directory / name)
             manifest = {"ref": {**ref.model_dump(mode="json"), "uri": ""}, "stamp": self.stamp, "files": files}
             self.attach(MANIFEST, json.dumps(manifest, indent=1).encode())
             _drop_chunks(self.directory)
@@ -257,6 +261,11 @@ def _replace(path: Path, data: bytes, staging: Path, sync: bool = False) -> None
         temporary.unlink(missing_ok=True)
 
 
+def _sync(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
 def _foreign(directory: Path) -> str:
     return f"{directory}: was made with other settings or from other data; choose another folder or delete it"
 
@@ -274,7 +283,10 @@ def _drop_chunks(directory: Path) -> None:
     with suppress(FileNotFoundError):
         (directory / "chunks").rename(directory / f".chunks.{token_hex(6)}")
     for folder in directory.glob(".chunks.*"):
-        shutil.rmtree(folder, ignore_errors=True)  # another process may be at it too
+        # Several at a time: each removal may wait for the disk or a server. Another process may be at it too.
+        with suppress(FileNotFoundError), ThreadPoolExecutor(8) as pool:
+            list(pool.map(partial(Path.unlink, missing_ok=True), folder.iterdir()))
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _schema(images: tuple[str, ...]) -> pa.Schema:
@@ -312,8 +324,6 @@ def _merge(members: list[Path], target: Path, staging: Path, images: tuple[str, 
                     held, size = [], 0
             if size:
                 writer.write_table(pa.concat_tables(held))
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())  # the chunks go as soon as the manifest is there
         temporary.replace(target)
     finally:
         temporary.unlink(missing_ok=True)

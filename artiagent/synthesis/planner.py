@@ -13,6 +13,7 @@ import os
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
@@ -169,7 +170,7 @@ class Candidate:
     other: Entity | None = None
     kernel: str = ""
 
-    @property
+    @cached_property
     def key(self) -> tuple[str, str, str]:
         return (self.part.id if self.part else self.entity.id, self.other.id if self.other else "", self.kernel)
 

@@ -21,6 +21,7 @@ import pytest
 from PIL import Image
 
 import artiagent
+from artiagent import store
 from artiagent.config import InputSet, PerceptionSection
 from artiagent.images import decode
 from artiagent.perception.grounding.annotations import AnnotationError
@@ -347,13 +348,13 @@ def test_interrupt_then_resume_repeats_nothing(given: Input, monkeypatch: pytest
     assert len(before) == 3
 
     kept: dict[str, int] = {}
-    rmtree = shutil.rmtree
+    drop = store._drop_chunks
 
-    def look_then_remove(folder: Path, **options: bool) -> None:
-        kept.update({path.name: path.stat().st_ino for path in folder.iterdir()})
-        rmtree(folder, **options)
+    def look_then_drop(folder: Path) -> None:
+        kept.update({path.name: path.stat().st_ino for path in (folder / "chunks").iterdir()})
+        drop(folder)
 
-    monkeypatch.setattr(shutil, "rmtree", look_then_remove)
+    monkeypatch.setattr(store, "_drop_chunks", look_then_drop)
     assert given.perceive().digest == expected.digest
     assert len(kept) == 6
     assert kept.items() >= before.items()
