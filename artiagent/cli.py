@@ -25,6 +25,7 @@ EXAMPLES = """examples:
   artiagent inspect picture.png --json
   artiagent runs compare nano-1a2b3c4d nano-5e6f7a8b
   artiagent ablate --rows positions-only,values-only
+  artiagent rehearse synthesis --backbone flux-dev --size 1024
 """
 ABLATION = """examples:
   artiagent ablate
@@ -35,6 +36,16 @@ ABLATION = """examples:
 
 A row is a name, what it sets, and whether it ends with a detection score; see the file. The reference row always runs.
 Again, with a row changed or added, only what is new is done.
+"""
+REHEARSAL = """examples:
+  artiagent rehearse synthesis --backbone flux-dev --size 1024
+  artiagent rehearse synthesis --backbone flux-dev --size 1024 --compile --pairs 100000 --out rehearsal.json
+  artiagent rehearse synthesis --backbone qwen-image --preset paper --set synthesis.quantize=int8
+  artiagent rehearse synthesis --backbone flux-dev --size 256 --depth 0.05 --device cpu
+  artiagent rehearse synthesis --backbone black-forest-labs/FLUX.1-schnell --size 512
+
+A named backbone has its full size and random weights, so that nothing needs to be downloaded; a folder or hub id has
+its own. What a source costs then is measured by rendering one.
 """
 SHARDS = """--scenes and --jobs render a plan that is there, all of it or a shard, here or on several machines at once:
 
@@ -74,6 +85,7 @@ def parser() -> argparse.ArgumentParser:
     _run_parser(commands)
     _ablate_parser(commands)
     _library_parsers(commands)
+    _rehearse_parser(commands)
     _runs_parser(commands)
     _nano_parser(commands)
     ui = _add(commands, "ui", "MLflow and the ZenML dashboard on 127.0.0.1 until Ctrl-C", _pipelines("ui"))
@@ -140,6 +152,32 @@ def _library_parsers(commands: argparse._SubParsersAction) -> None:
     look.add_argument("--model", help="model folder or models:/ uri; default: the profile's champion")
     look.add_argument("--out", type=Path, help="annotated copy; default: <image>-inspected.png here")
     look.add_argument("--json", action="store_true", help="print the result as JSON")
+
+
+def _rehearse_parser(commands: argparse._SubParsersAction) -> None:
+    kinds = commands.add_parser("rehearse", help="what a run costs on this machine").add_subparsers(required=True)
+    made = _add(kinds, "synthesis", "seconds, memory and device-hours of a pair, measured without weights", rehearse)
+    made.epilog, made.formatter_class = REHEARSAL, argparse.RawDescriptionHelpFormatter
+    made.add_argument(
+        "--backbone", required=True, metavar="NAME",
+        help="flux-dev, flux-schnell, qwen-image, tiny-flux or tiny-qwen-image; or a pipeline folder or hub id",
+    )  # fmt: skip
+    made.add_argument("--size", type=int, default=1024, help="side of the image in pixels (default %(default)s)")
+    made.add_argument("--preset", choices=("fast", "paper"), default="fast", help="of synthesis (default %(default)s)")
+    made.add_argument("--compile", action="store_true", help="torch.compile of the blocks")
+    made.add_argument("--variants", type=int, default=4, help="artifact images per source (default %(default)s)")
+    made.add_argument(
+        "--region", type=float, default=0.15, help="share of the image that a variant's region covers (default 0.15)"
+    )
+    made.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 ... (default %(default)s)")
+    made.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="bfloat16")
+    made.add_argument("--pairs", type=int, default=100_000, help="accepted pairs to project for (default %(default)s)")
+    made.add_argument("--acceptance", type=float, default=0.85, help="share of the pairs that curation accepts")
+    made.add_argument("--depth", type=float, default=1.0, help="build this share of the blocks, and extrapolate")
+    made.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="e.g. synthesis.steps=8; repeatable"
+    )
+    made.add_argument("--out", type=Path, metavar="FILE.json", help="write the whole report there")
 
 
 def _runs_parser(commands: argparse._SubParsersAction) -> None:
@@ -323,6 +361,28 @@ def inspect(arguments: argparse.Namespace) -> int:
     for box in found["boxes"]:
         print(f"box {box}")
     print(f"{found['explanation'] or '(no explanation)'}\nannotated copy: {found['annotated']}")
+    return 0
+
+
+def rehearse(arguments: argparse.Namespace) -> int:
+    """Render one random image on this machine and report what it cost."""
+    from artiagent.store import write_atomic
+    from artiagent.synthesis.rehearsal import Rehearsal, synthesis_section, table
+    from artiagent.synthesis.rehearsal import rehearse as measure
+
+    section = synthesis_section(
+        arguments.preset, arguments.set, device=arguments.device, dtype=arguments.dtype,
+        compile="blocks" if arguments.compile else "none",
+    )  # fmt: skip
+    asked = Rehearsal(
+        arguments.backbone, arguments.size, arguments.variants, arguments.region, arguments.depth, arguments.pairs,
+        arguments.acceptance,
+    )  # fmt: skip
+    report = measure(asked, section)
+    print(table(report))
+    if arguments.out:
+        write_atomic(arguments.out, json.dumps(report, indent=1).encode())
+        print(f"\n{arguments.out}")
     return 0
 
 

@@ -38,7 +38,7 @@ def test_help_is_quick_and_imports_nothing_heavy():
 
 
 @pytest.mark.parametrize(
-    "command", ["run", "ablate", "synthesize", "evaluate", "inspect", "runs", "nano", "doctor", "ui"]
+    "command", ["run", "ablate", "rehearse", "synthesize", "evaluate", "inspect", "runs", "nano", "doctor", "ui"]
 )
 def test_every_command_explains_itself(command, capsys):
     with pytest.raises(SystemExit) as stop:
