@@ -43,7 +43,7 @@ class ReconstructionSection(Section):
 
     sources: int = Field(default=24, ge=1)  # the first so many scored ones
     solvers: tuple[Literal["euler", "rf_solver", "fireflow"], ...] = ("euler", "rf_solver", "fireflow")
-    steps: tuple[int, ...] = (6, 10, 15, 25)
+    steps: tuple[int, ...] = (4, 6, 10, 15, 25)
 
 
 class AblationSection(Section):
