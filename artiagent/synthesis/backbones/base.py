@@ -69,7 +69,7 @@ class PipelineBackbone(ABC):
         return backbone
 
     def compile(self, backend: str = "inductor") -> None:
-        """Compile the blocks: some ten graphs, one for each kind of block and phase, for any number of tokens.
+        """Compile the blocks: a dozen graphs, one for each kind of block and phase, for any number of tokens.
 
         Graphs of fixed sizes would be made anew for every length of a caption and every size of the regions; so would
         graphs that take sizes that happen to be equal for the same one.
@@ -99,10 +99,9 @@ class PipelineBackbone(ABC):
 
     def schedule(self, steps: int, grid: tuple[int, int]) -> list[float]:
         config = self.pipe.scheduler.config
-        if not config.use_dynamic_shifting:
-            return flux_times(steps, None, config.shift)
         anchors = (config.base_image_seq_len, config.max_image_seq_len, config.base_shift, config.max_shift)
-        return stretch_to(flux_times(steps, resolution_mu(grid[0] * grid[1], *anchors)), config.shift_terminal)
+        mu = resolution_mu(grid[0] * grid[1], *anchors) if config.use_dynamic_shifting else None
+        return stretch_to(flux_times(steps, mu, config.shift), config.shift_terminal)
 
     @torch.inference_mode()
     def encode(self, images: np.ndarray) -> torch.Tensor:
