@@ -20,7 +20,7 @@ from mlflow.data.meta_dataset import MetaDataset
 from mlflow.entities import DatasetInput, InputTag, Metric, Param, RunTag
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
-from artiagent.ablation.table import AblationTable
+from artiagent.ablation.table import AblationTable, RowResult
 from artiagent.config import Config, Section
 from artiagent.records import CheckpointRef, DatasetRef, EvaluationReport, Interval
 from artiagent.store import home
@@ -104,23 +104,27 @@ def log_ablation(client: MlflowClient, profile: str, table: AblationTable, folde
     parent = find_run(client, experiment_id, table.name, "ablation")
     if parent is None:
         parent = _create(client, experiment_id, table.name, "ablation", {}, title=table.name)
-        _log(
-            client,
-            parent,
-            params={"reference": table.reference, **table.provenance},
-            metrics=_flat(table.base, "base/"),
-        )
-        for row in table.rows:
-            nested = {MLFLOW_PARENT_RUN_ID: parent, "artiagent.group": row.group, "mlflow.note.content": row.note}
-            run = _create(client, experiment_id, table.name, f"row {row.name}", nested, row.seconds or 0.0, row.name)
-            counts = {"planned": row.planned, "accepted_pairs": row.accepted, "trained_on": row.trained_on}
-            metrics = {key: float(value) for key, value in counts.items() if value is not None}
-            metrics |= _flat(row.figures) | _flat(row.differences, f"minus {table.reference}/")
-            _log(client, run, {key: str(value) for key, value in row.set.items()}, metrics, {"audit": row.audit})
-            client.set_terminated(run)
-        client.set_terminated(parent)
+        params = {"reference": table.reference, "sources": str(table.sources), "images": str(table.images)}
+        _log(client, parent, params=params | table.provenance, metrics=_flat(table.base, "base/"))
+    for row in table.rows:
+        if find_run(client, experiment_id, table.name, f"row {row.name}") is None:
+            _log_row(client, experiment_id, parent, table, row)
+    client.set_terminated(parent)
     client.log_artifacts(parent, str(folder))
     return parent
+
+
+def _log_row(client: MlflowClient, experiment_id: str, parent: str, table: AblationTable, row: RowResult) -> None:
+    tags = {MLFLOW_PARENT_RUN_ID: parent, "artiagent.group": row.group, "mlflow.note.content": row.note}
+    run = _create(client, experiment_id, table.name, f"row {row.name}", tags, row.seconds or 0.0, row.name)
+    counts = {
+        "accepted_pairs": row.accepted,
+        **row.model_dump(include={"planned", "replanned", "trained_on", "seconds"}),
+    }
+    metrics = {key: float(value) for key, value in counts.items() if value is not None}
+    metrics |= _flat(row.figures) | _flat(row.differences, f"minus {table.reference}/")
+    _log(client, run, {key: str(value) for key, value in row.set.items()}, metrics, {"audit": row.audit})
+    client.set_terminated(run)
 
 
 def _flat(figures: dict[str, Interval], prefix: str = "") -> dict[str, float]:
