@@ -2,8 +2,9 @@
 
 Types are assigned to sources so that the four tools balance: each slot goes to the tool that is furthest behind its
 share among those the source can serve, with the others as ranked fall-backs. So every source depends on those before
-it: one process plans them in order, from the counts that are noted with every batch on disk, and a killed plan goes on
-where it was. What does not depend on the others, masks to grids, is left to further processes when there is much of it.
+it. A small set is one such sequence. A large one is dealt, batch by batch, to ``LANES`` sequences that know nothing of
+each other: each is balanced, so that the whole is to within ``LANES`` artifacts, and any number of processes gives the
+same plan. A batch on disk carries the counts of its lane; a killed plan goes on from there.
 """
 
 from __future__ import annotations
@@ -12,11 +13,11 @@ import json
 import os
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from tqdm import tqdm
@@ -46,7 +47,7 @@ from artiagent.synthesis.toolbox.remove import remove
 KERNELS = ("shuffle", "jitter", "strip")
 PERIPHERAL, INTERMEDIATE = ("peripheral", "both"), ("intermediate", "both")  # layers of parts, by what tools take
 SOURCES_PER_BATCH = 256
-WORTH_PROCESSES = 4 * SOURCES_PER_BATCH  # sources; fewer are planned before another process has started
+LANES = 16  # of a set that gives every lane a batch
 
 
 def plan(section: PlanningSection, scenes: DatasetRef, patch: int, out: Path) -> DatasetRef:
@@ -58,43 +59,92 @@ def plan(section: PlanningSection, scenes: DatasetRef, patch: int, out: Path) ->
         patch: pixels per token of the backbone.
         out: folder of the job data set (kind "jobs").
     """
-    stamp = stable_hash(section.digest(), scenes.digest, patch, SOURCES_PER_BATCH, length=12)
+    lanes = LANES if scenes.rows >= LANES * SOURCES_PER_BATCH else 1
+    stamp = stable_hash(section.digest(), scenes.digest, patch, SOURCES_PER_BATCH, lanes, length=12)
     if (ready := open_dataset(out, stamp)) is not None:
         return ready
-    writer: DatasetWriter[Job] = DatasetWriter(out, "jobs", stamp=stamp)
-    missing = _missing(scenes, writer)
+    planner = BatchPlanner(section, patch, out, stamp, lanes)
+    missing = _missing(scenes, planner.writer())
     left = sum(map(len, missing.values()))
     texts = read_json(scenes, (), {key for keys in missing.values() for key in keys}.__contains__)
     work = ((index, [text for _, text, _ in islice(texts, len(keys))]) for index, keys in missing.items())
-    workers = max(2, (os.cpu_count() or 1) - 1) if left >= WORTH_PROCESSES else 1
+    workers = _workers(list(missing), lanes)
     with tqdm(desc="plan", initial=scenes.rows - left, total=scenes.rows, unit="source") as bar:
-        for index, sources in ordered_map(GridMaker, (section, patch), work, workers):
-            counts = Counts.after(index - 1, writer)
-            jobs = [job for text, grids in sources for job in _plan_source(text, grids, section, patch, counts)]
-            counts.jobs += len(jobs)
-            writer.write(_batch(index), [Row(job.job_id, job) for job in jobs], counts.note())
-            bar.update(len(sources))
-    counts = Counts.after(-(-scenes.rows // SOURCES_PER_BATCH) - 1, writer)
-    writer.attach("rejections.json", json.dumps(dict(sorted(counts.rejected.items())), indent=1).encode())
-    return writer.finish({"jobs": counts.jobs} | {f"planned_{tool}": counts.balance[tool] for tool in ARTIFACT_TOOLS})
+        for planned in ordered_map(BatchPlanner, (section, patch, out, stamp, lanes), work, workers):
+            bar.update(planned)
+    return _finish(planner.writer(), lanes)
+
+
+def _missing(scenes: DatasetRef, writer: DatasetWriter[Job]) -> dict[int, list[str]]:
+    """Keys of the sources by batch, for the batches that are not on disk."""
+    keys = (key for key, *_ in read_json(scenes, ()))
+    batches = iter(lambda: list(islice(keys, SOURCES_PER_BATCH)), [])
+    return {index: batch for index, batch in enumerate(batches) if _batch(index) not in writer}
+
+
+def _workers(missing: list[int], lanes: int) -> int:
+    """How many processes may work: a batch must not be handed out before the one it follows in its lane is on disk."""
+    place = {index: n for n, index in enumerate(missing)}
+    apart = (place[index] - place[index - lanes] for index in missing if index - lanes in place)
+    return max(1, min(os.cpu_count() or 1, min(apart, default=lanes) // 2))  # ordered_map has two a worker under way
+
+
+def _finish(writer: DatasetWriter[Job], lanes: int) -> DatasetRef:
+    last = sorted(writer.done)[-lanes:]
+    counts = [Counts.of(writer.note(batch)) for batch in last]
+    rejected = sum((c.rejected for c in counts), Counter())
+    balance = sum((c.balance for c in counts), Counter())
+    writer.attach("rejections.json", json.dumps(dict(sorted(rejected.items())), indent=1).encode())
+    planned = {f"planned_{tool}": balance[tool] for tool in ARTIFACT_TOOLS}
+    return writer.finish({"jobs": sum(c.jobs for c in counts)} | planned)
+
+
+def _batch(index: int) -> str:
+    return f"{index:07d}"
 
 
 @dataclass
 class Counts:
-    """What the plan of a source depends on, and what is told of the whole: counts over all sources so far."""
+    """Over the sources of a lane so far: what the plan of the next one depends on, and what is told of the whole."""
 
-    balance: Counter[Tool]
-    rejected: Counter[str]
-    jobs: int
+    balance: Counter[Tool] = field(default_factory=Counter)
+    rejected: Counter[str] = field(default_factory=Counter)
+    jobs: int = 0
 
     @classmethod
-    def after(cls, index: int, writer: DatasetWriter[Job]) -> Counts:
-        """As noted with the batch ``index``; nothing yet for -1."""
-        note = writer.note(_batch(index)) if index >= 0 else {"balance": {}, "rejected": {}, "jobs": 0}
+    def of(cls, note: dict[str, Any]) -> Counts:
         return cls(Counter(note["balance"]), Counter(note["rejected"]), note["jobs"])
 
-    def note(self) -> dict[str, dict[str, int] | int]:
+    def note(self) -> dict[str, Any]:
         return {"balance": self.balance, "rejected": self.rejected, "jobs": self.jobs}
+
+
+class BatchPlanner:
+    """Work for ``ordered_map``: plans a batch of scenes (JSON) and writes its jobs. Returns the number of scenes."""
+
+    def __init__(self, section: PlanningSection, patch: int, out: Path, stamp: str, lanes: int) -> None:
+        self.section, self.patch, self.out, self.stamp, self.lanes = section, patch, out, stamp, lanes
+
+    def writer(self) -> DatasetWriter[Job]:
+        """As the folder is now: other processes write to it."""
+        return DatasetWriter(self.out, "jobs", stamp=self.stamp)
+
+    def __call__(self, batch: tuple[int, list[str]]) -> int:
+        index, texts = batch
+        writer = self.writer()
+        counts = Counts.of(writer.note(_batch(index - self.lanes))) if index >= self.lanes else Counts()
+        jobs = [job for text in texts for job in self._plan(Scene.model_validate_json(text), counts)]
+        counts.jobs += len(jobs)
+        writer.write(_batch(index), [Row(job.job_id, job) for job in jobs], counts.note())
+        return len(texts)
+
+    def _plan(self, scene: Scene, counts: Counts) -> list[Job]:
+        """Jobs of one source; a source that is not scored leaves the balance alone."""
+        balance = counts.balance if scene.scored else Counter(counts.balance)
+        planner = SourcePlanner(scene, self.section, self.patch, balance)
+        jobs = list(planner.jobs())
+        counts.rejected.update(f"{r.tool}:{r.reason}" for r in planner.rejections)
+        return jobs
 
 
 class Grids(NamedTuple):
@@ -119,46 +169,9 @@ class Grids(NamedTuple):
         return cls(entities, parts, solid, core_grid(np.logical_or.reduce(list(masks.values())), patch))
 
 
-class GridMaker:
-    """Work for ``ordered_map``: scenes as JSON to scenes with grids."""
-
-    def __init__(self, section: PlanningSection, patch: int) -> None:
-        self.section, self.patch = section, patch
-
-    def __call__(self, batch: tuple[int, list[str]]) -> tuple[int, list[tuple[str, Grids]]]:
-        index, texts = batch
-        scenes = ((text, Scene.model_validate_json(text)) for text in texts)
-        return index, [(text, Grids.of(scene, self.section, self.patch)) for text, scene in scenes]
-
-
-def _batch(index: int) -> str:
-    return f"{index:07d}"
-
-
-def _missing(scenes: DatasetRef, writer: DatasetWriter[Job]) -> dict[int, list[str]]:
-    """Keys of the sources by batch, for the batches that are not on disk."""
-    keys = (key for key, *_ in read_json(scenes, ()))
-    found: dict[int, list[str]] = {}
-    for index in range(-(-scenes.rows // SOURCES_PER_BATCH)):
-        batch = list(islice(keys, SOURCES_PER_BATCH))
-        if _batch(index) not in writer:
-            found[index] = batch
-    return found
-
-
 def _patches(mapping: PatchMapping) -> np.ndarray:
     """Bool grid of targets and references."""
     return grid_of((*mapping.targets, *mapping.references), mapping.grid)
-
-
-def _plan_source(text: str, grids: Grids, section: PlanningSection, patch: int, counts: Counts) -> list[Job]:
-    """Jobs of one source; a source that is not scored leaves the balance alone."""
-    scene = Scene.model_validate_json(text)
-    balance = counts.balance if scene.scored else Counter(counts.balance)
-    planner = SourcePlanner(scene, section, patch, balance, grids)
-    jobs = list(planner.jobs())
-    counts.rejected.update(f"{r.tool}:{r.reason}" for r in planner.rejections)
-    return jobs
 
 
 @dataclass(frozen=True)
@@ -176,18 +189,11 @@ class Candidate:
 
 
 class SourcePlanner:
-    """Plans the variants of one source; ``balance`` is shared by all sources and counts planned artifacts."""
+    """Plans the variants of one source; ``balance`` is shared by the sources of a lane and counts planned artifacts."""
 
-    def __init__(
-        self,
-        scene: Scene,
-        section: PlanningSection,
-        patch: int,
-        balance: Counter[Tool],
-        grids: Grids | None = None,
-    ) -> None:
+    def __init__(self, scene: Scene, section: PlanningSection, patch: int, balance: Counter[Tool]) -> None:
         self.scene, self.section, self.balance = scene, section, balance
-        self.grids = grids or Grids.of(scene, section, patch)
+        self.grids = Grids.of(scene, section, patch)
         self.settings = section.digest()
         self.rejections: list[Rejection] = []
         self.options: dict[Tool, list[Candidate]] = {}

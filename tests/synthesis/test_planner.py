@@ -116,12 +116,12 @@ def test_a_killed_plan_goes_on_where_it_was(
     first = next((tmp_path / "killed" / "chunks").glob("0000000.*"))
     first.write_bytes(first.read_bytes()[:-1])
 
-    def counted(scene: object, *rest: object) -> list[Job]:
+    def counted(self: planner.BatchPlanner, scene: object, *rest: object) -> list[Job]:
         planned.append(scene)
-        return plan_source(scene, *rest)
+        return plan_source(self, scene, *rest)
 
-    plan_source = planner._plan_source
-    monkeypatch.setattr(planner, "_plan_source", counted)
+    plan_source = planner.BatchPlanner._plan
+    monkeypatch.setattr(planner.BatchPlanner, "_plan", counted)
     again = plan(SECTION, scenes, 8, tmp_path / "killed")
     assert (again.digest, again.summary) == (whole.digest, whole.summary)
     assert len(planned) == 30 - 8
@@ -134,3 +134,43 @@ def test_a_plan_of_other_settings_is_refused(scenes: DatasetRef, tmp_path: Path)
     with pytest.raises(StoreError, match="other settings or from other data"):
         plan(SECTION, scenes, 16, tmp_path / "p")
     assert open_dataset(tmp_path / "p") is not None
+
+
+def test_lanes_balance_and_processes_do_not_change_the_plan(
+    scenes: DatasetRef, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(planner, "SOURCES_PER_BATCH", 3)
+    monkeypatch.setattr(planner, "LANES", 4)
+    digests = set()
+    for cores in (1, 2):
+        monkeypatch.setattr(planner.os, "cpu_count", lambda cores=cores: cores)
+        ref = plan(SECTION, scenes, 8, tmp_path / str(cores))
+        digests.add(ref.digest)
+    assert len(digests) == 1
+    tools = Counter(i.tool for row in read_rows(ref, Job) for i in row.record.injections if i.tool != "benign")
+    assert {f"planned_{tool}": count for tool, count in tools.items()}.items() <= ref.summary.items()
+    assert min(tools.values()) >= 0.6 * max(tools.values())
+    assert ref.summary["jobs"] == ref.rows
+
+
+def test_processes_wait_for_the_batches_that_theirs_follow() -> None:
+    assert planner._workers([], 16) >= 1
+    assert planner._workers(list(range(98)), 1) == 1
+    for missing in ([0, 16], [0, 1, 16], [5, *range(9, 98)], list(range(98))):
+        in_flight = 2 * planner._workers(missing, 16)
+        done_when_handed_out = {index: missing[: max(0, n - in_flight + 1)] for n, index in enumerate(missing)}
+        if in_flight > 2:
+            assert all(i - 16 in done or i - 16 not in missing for i, done in done_when_handed_out.items())
+
+
+def test_a_plan_in_lanes_mends_its_holes(scenes: DatasetRef, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(planner, "SOURCES_PER_BATCH", 3)
+    monkeypatch.setattr(planner, "LANES", 4)
+    monkeypatch.setattr(planner.os, "cpu_count", lambda: 1)
+    whole = plan(SECTION, scenes, 8, tmp_path / "whole")
+    with monkeypatch.context() as patch:
+        patch.setattr(DatasetWriter, "finish", lambda *_: None)
+        plan(SECTION, scenes, 8, tmp_path / "holes")
+    for batch in (0, 4, 5):
+        next((tmp_path / "holes" / "chunks").glob(f"{batch:07d}.*")).unlink()
+    assert plan(SECTION, scenes, 8, tmp_path / "holes").digest == whole.digest
