@@ -29,8 +29,10 @@ ui: setup  ## MLflow and the ZenML dashboard on 127.0.0.1
 lint: $(INSTALLED)  ## ruff, formatting included
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
 
-lock: $(INSTALLED)  ## resolve all extras again in one call; existing pins are kept where they fit
-	@uv=$$(command -v uv || echo $(BIN)/uv); $$uv pip compile --quiet pyproject.toml --all-extras --universal \
+# quantize stays out: torchao warns on every import and is of use on a GPU alone
+lock: $(INSTALLED)  ## resolve the extras again in one call; existing pins are kept where they fit
+	@uv=$$(command -v uv || echo $(BIN)/uv); $$uv pip compile --quiet pyproject.toml --universal \
+	    --extra grounding --extra lpips --extra cluster --extra dev \
 	    --python-version 3.11 --fork-strategy fewest --generate-hashes --no-emit-index-url --no-annotate --no-header \
 	    -o requirements.lock
 

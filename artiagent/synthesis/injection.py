@@ -112,7 +112,7 @@ class InjectionState:
             taker.values = None if values is None else values[block]
 
 
-class Injection:
+class InjectedAttention:
     """The part of a processor that all model families share.
 
     Args:

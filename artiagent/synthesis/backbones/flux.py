@@ -8,10 +8,10 @@ import torch
 from diffusers import FluxTransformer2DModel
 
 from artiagent.synthesis.backbones.base import PipelineBackbone
-from artiagent.synthesis.injection import Injection, Rotary
+from artiagent.synthesis.injection import InjectedAttention, Rotary
 
 
-class FluxInjection(Injection):
+class FluxInjection(InjectedAttention):
     """Attention of a double-stream or a single-stream FLUX block."""
 
     def __call__(

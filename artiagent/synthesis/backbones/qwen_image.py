@@ -8,10 +8,10 @@ import torch
 from diffusers import QwenImageTransformer2DModel
 
 from artiagent.synthesis.backbones.base import PipelineBackbone
-from artiagent.synthesis.injection import Injection, Rotary
+from artiagent.synthesis.injection import InjectedAttention, Rotary
 
 
-class QwenInjection(Injection):
+class QwenInjection(InjectedAttention):
     """Joint attention of a Qwen-Image block."""
 
     def __call__(
