@@ -91,7 +91,7 @@ class InjectionState:
     gather: torch.Tensor | None = None
     live: torch.Tensor | None = None
     packing: Packing | None = None
-    takers: list[Injection] = field(default_factory=list)
+    takers: list[InjectedAttention] = field(default_factory=list)
     calls: int = 0
     tokens: int = 0
 
