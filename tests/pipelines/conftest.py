@@ -2,6 +2,7 @@
 
 import importlib
 import json
+from pathlib import Path
 from types import SimpleNamespace
 
 import pyarrow as pa
@@ -11,7 +12,7 @@ import yaml
 
 from artiagent import cli
 from artiagent.records import CheckpointRef, EvaluationReport, Interval, Prediction
-from artiagent.store import DatasetWriter, Row, folder_sha256
+from artiagent.store import DatasetWriter, Row, file_sha256, folder_sha256
 
 HALF = Interval(value=0.5, low=0.4, high=0.6, n=10)
 FUNNEL = {"scored": {"tools": {}, "pairs": {"tried": 1, "accepted": 1}}}
@@ -25,7 +26,9 @@ class TinyStages:
 
     def install(self, patch):
         stages = {
-            "perception.stage.perceive": lambda s, sets, out: self.rows("scenes", out, *(x.name for x in sets)),
+            "perception.stage.perceive": lambda s, sets, out: self.rows(
+                "scenes", out, *(file_sha256(Path(x.images)) for x in sets)
+            ),
             "synthesis.planner.plan": lambda s, scenes, patch, out: self.rows("jobs", out, scenes.digest, s.seed),
             "synthesis.stage.synthesize": lambda s, scenes, jobs, g, out: self.rows("pairs", out, jobs.digest, s.steps),
             "curation.stage.curate": self.curate,
@@ -92,16 +95,19 @@ class TinyStages:
         self.bundle = bundle
 
 
-@pytest.fixture(scope="session")
-def inputs(tmp_path_factory):
-    """Smallest inputs that the run accepts: one image, three model folders, one benchmark row."""
-    folder = tmp_path_factory.mktemp("inputs")
-    pq.write_table(pa.table({"file_name": ["a.png"], "image": [b"x"]}), folder / "images.parquet")
-    pq.write_table(pa.table({"image": [b"x"]}), folder / "benchmark.parquet")
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory, request):
+    """Smallest inputs that the run accepts: one image, three model folders, one benchmark row.
+
+    The modules share one ZenML store: contents of their own keep one from finding the other's steps in its cache.
+    """
+    folder, own = tmp_path_factory.mktemp("inputs"), request.module.__name__
+    pq.write_table(pa.table({"file_name": ["a.png"], "image": [own.encode()]}), folder / "images.parquet")
+    pq.write_table(pa.table({"image": [own.encode()]}), folder / "benchmark.parquet")
     (folder / "annotations.json").write_text("{}")
     for model in ("generator", "vlm", "clip"):
         (folder / model).mkdir()
-        (folder / model / "weights.txt").write_text(model)
+        (folder / model / "weights.txt").write_text(f"{model} of {own}")
     config = {
         "profile": "tiny",
         "inputs": {
