@@ -118,6 +118,7 @@ class Engine:
         times = backbone.schedule(section.steps, grid)
         latents = backbone.encode(image[None])
         cache = self._cache(grid, latents.device)
+        self._last = None  # its values are about to be overwritten
         state = backbone.state
         state.clear()
 
