@@ -22,6 +22,7 @@ from itertools import groupby, islice
 from pathlib import Path
 from typing import Any
 
+from toolbox import cpu_model
 from tqdm import tqdm
 
 from artiagent.checkpoints import checkpoint_ref, locate
@@ -123,7 +124,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     made = {name: make(c, scenes, arguments.out / name) for name, c in reversed(configs.items())}
     found: dict[str, Any] = {
         "date": datetime.now(UTC).date().isoformat(),
-        "machine": f"{platform.machine()}, {cpu_name()}, no GPU",
+        "machine": f"{platform.machine()}, {cpu_model()}, no GPU",
         "variants": arguments.variants,
         "sources": scenes.rows,
         "yields": {name: yields(sets) for name, sets in made.items()},
@@ -156,13 +157,6 @@ def detectors(
         variants, arguments.seeds, base, benchmark, config.evaluation, arguments.out / f"study-{arguments.pairs}"
     )
     return {key: table[key] for key in ("n", "scores", "seed_values", "differences")} | {"pairs": arguments.pairs}
-
-
-def cpu_name() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").is_file() else []
-    return next(
-        (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.processor()
-    )
 
 
 if __name__ == "__main__":

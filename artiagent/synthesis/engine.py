@@ -38,6 +38,8 @@ class Inversion:
     prompt: Any
     grid: tuple[int, int]
     times: list[float]
+    rotary: Rotary  # the model's tables [text + L, D]
+    text_tokens: int
 
 
 @dataclass(frozen=True)
@@ -130,7 +132,7 @@ class Engine:
             noise = solvers.walk(section.solver, velocity, latents, times, up=True)
         finally:
             state.clear()
-        self._last = Inversion(noise, cache, prompt, grid, times)
+        self._last = Inversion(noise, cache, prompt, grid, times, *backbone.rotary(prompt, grid))
         return self._last
 
     def inject(self, inversion: Inversion, variants: Variants) -> np.ndarray:
@@ -143,7 +145,7 @@ class Engine:
         if inversion is not self._last:
             raise ValueError("this inversion's values were overwritten by a later one; inject before inverting again")
         state = self.backbone.state
-        rotary, text_tokens = self.backbone.rotary(inversion.prompt, inversion.grid)
+        rotary, text_tokens = inversion.rotary, inversion.text_tokens
         state.own = gather_rows(rotary, variants.own, text_tokens)
         state.packing = variants.packing
         tables: dict[int, Rotary] = {0: state.own}
@@ -174,8 +176,7 @@ class Engine:
         """What the tokens of a batch do, the twin put in front. Raises ValueError for a mapping of another grid."""
         rows = self._rows(batch, inversion.grid)
         if self.section.variant_tokens == "region":
-            text_tokens = self.backbone.rotary(inversion.prompt, inversion.grid)[1]
-            rows = pack(rows, text_tokens)
+            rows = pack(rows, inversion.text_tokens)
         return on_device(rows, inversion.noise.device)
 
     def _rows(self, batch: Batch, grid: tuple[int, int]) -> Variants:
@@ -212,8 +213,8 @@ class Engine:
             share = 1.0
             if self.section.variant_tokens == "region":
                 share = max(region_share(injections, self.section.feather) for injections in batch)
-            text_tokens = self.backbone.rotary(inversion.prompt, inversion.grid)[1]
-            configured = memory.variants_that_fit(self.backbone, inversion.grid, text_tokens, share, len(batch))
+            known = (inversion.grid, inversion.text_tokens)
+            configured = memory.variants_that_fit(self.backbone, *known, share, len(batch))
         return max(1, min(configured, self._limit or configured, len(batch)))
 
     def _prompt(self, prompt: str, ahead: Sequence[str]) -> Any:

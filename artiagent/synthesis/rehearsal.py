@@ -218,13 +218,9 @@ def _model(asked: Rehearsal, backbone: PipelineBackbone) -> dict[str, Any]:
         "pipeline": type(backbone.pipe).__name__,
         "weights": "random" if asked.backbone in ARCHITECTURES else "its own",
         "parameters": sum(p.numel() for p in backbone.pipe.transformer.parameters()),
-        "blocks": {name: len(blocks) for name, blocks in _block_lists(backbone).items()},
+        "blocks": {name: len(blocks) for name, blocks in backbone.block_lists().items()},
         "weight_bytes": backbone.size().weights,
     }
-
-
-def _block_lists(backbone: PipelineBackbone) -> dict[str, torch.nn.ModuleList]:
-    return {n: m for n, m in backbone.pipe.transformer.named_children() if isinstance(m, torch.nn.ModuleList)}
 
 
 def _seconds(take: Take, library: dict[str, float], variants: int) -> dict[str, float]:
@@ -295,7 +291,7 @@ def _missing_blocks(asked: Rehearsal, backbone: PipelineBackbone) -> float:
     """Weights of all blocks over those of the blocks that were built."""
     if asked.backbone not in ARCHITECTURES:
         return 1.0
-    lists = _block_lists(backbone).values()
+    lists = backbone.block_lists().values()
     each = [sum(p.numel() for p in built[0].parameters()) for built in lists]
     full = sum(n * count for n, count in zip(each, blocks(asked.backbone, 1.0).values(), strict=True))
     return full / sum(n * len(built) for n, built in zip(each, lists, strict=True))

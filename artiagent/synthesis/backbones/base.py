@@ -18,7 +18,7 @@ from diffusers import DiffusionPipeline, ModelMixin
 
 from artiagent.config import SynthesisSection
 from artiagent.devices import quiet_loading, torch_device, torch_dtype
-from artiagent.synthesis.injection import InjectionState, Rotary
+from artiagent.synthesis.injection import InjectedAttention, InjectionState, Rotary
 from artiagent.synthesis.memory import Size, decodes_together, tensor_bytes
 from artiagent.synthesis.solvers import flux_times, resolution_mu, stretch_to
 
@@ -197,12 +197,21 @@ class PipelineBackbone(ABC):
                 f"quantize={self.section.quantize!r} needs torchao; install the project with its extra 'quantize'"
             ) from error
         kinds = {"int8": Int8WeightOnlyConfig, "float8": Float8WeightOnlyConfig}
-        blocks = torch.nn.ModuleList([self.pipe.transformer.get_submodule(name) for name in self._block_lists()])
-        quantize_(blocks, kinds[self.section.quantize]())
+        for blocks in self.block_lists().values():  # the small layers around them keep their precision
+            quantize_(blocks, kinds[self.section.quantize]())
 
-    def _block_lists(self) -> list[str]:
-        """Names of the transformer's lists of blocks: what is quantized (the small layers around them are not)."""
-        return [n for n, m in self.pipe.transformer.named_children() if isinstance(m, torch.nn.ModuleList)]
+    def block_lists(self) -> dict[str, torch.nn.ModuleList]:
+        """The transformer's lists of blocks, by name."""
+        return {n: m for n, m in self.pipe.transformer.named_children() if isinstance(m, torch.nn.ModuleList)}
+
+    def _install_values(self, blocks: torch.nn.ModuleList, processor: type[InjectedAttention]) -> int:
+        """Values to the last share ``value_blocks`` of ``blocks``, positions to those before (or all); returns how many
+        take values."""
+        count = round(self.section.value_blocks * len(blocks))
+        for slot, block in enumerate(blocks, start=count - len(blocks)):
+            positions = slot < 0 or self.section.pe_blocks == "all"
+            block.attn.set_processor(processor(self.state, slot >= 0, positions))
+        return count
 
     @abstractmethod
     def _install(self) -> int:

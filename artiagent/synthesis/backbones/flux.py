@@ -59,12 +59,7 @@ class FluxBackbone(PipelineBackbone):
         transformer = self.pipe.transformer
         for block in transformer.transformer_blocks:
             block.attn.set_processor(FluxInjection(self.state, values=False, positions=True))
-        singles = transformer.single_transformer_blocks
-        count = round(self.section.value_blocks * len(singles))
-        for slot, block in enumerate(singles, start=count - len(singles)):
-            positions = slot < 0 or self.section.pe_blocks == "all"
-            block.attn.set_processor(FluxInjection(self.state, slot >= 0, positions))
-        return count
+        return self._install_values(transformer.single_transformer_blocks, FluxInjection)
 
     def _encode(self, pixels: torch.Tensor) -> torch.Tensor:
         vae = self.pipe.vae

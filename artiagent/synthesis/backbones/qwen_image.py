@@ -65,12 +65,7 @@ class QwenImageBackbone(PipelineBackbone):
     factors = {"typed": 11.7, "packed": 12.6, "pixel": 18.1}
 
     def _install(self) -> int:
-        blocks = self.pipe.transformer.transformer_blocks
-        count = round(self.section.value_blocks * len(blocks))
-        for slot, block in enumerate(blocks, start=count - len(blocks)):
-            positions = slot < 0 or self.section.pe_blocks == "all"
-            block.attn.set_processor(QwenInjection(self.state, slot >= 0, positions))
-        return count
+        return self._install_values(self.pipe.transformer.transformer_blocks, QwenInjection)
 
     def _encode(self, pixels: torch.Tensor) -> torch.Tensor:
         mean, std = self._moments()
