@@ -17,7 +17,7 @@ setup: $(INSTALLED) $(PULLED)  ## create .venv from the lock and pull the embedd
 run: setup  ## the whole chain on the embedded default (CONFIG=configs/... for another)
 	@$(BIN)/artiagent run --config $(CONFIG)
 
-ablation: setup  ## variants of inversion-injection side by side, about 45 minutes on two cores; ends with a report
+ablation: setup  ## variants of inversion-injection side by side, about an hour on two cores; ends with a report
 	@$(BIN)/artiagent ablate
 
 test: setup  ## run the tests

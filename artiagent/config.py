@@ -134,7 +134,7 @@ class SynthesisSection(Section):
     value_blocks: float = Field(
         default=0.75, ge=0, le=1
     )  # share of the (single-stream) blocks, from the last, for values
-    value_after: Literal["live", "keep", "restore"] = "live"  # a target's value once its position window has closed
+    value_after: Literal["live", "keep", "restore"] = "keep"  # a target's value once its position window has closed
     shared_inversion: bool = True  # one inversion and one twin for all variants of a source; False: one each, the paper
     variant_tokens: Literal["region", "all"] = "region"  # region: outside it a variant is the twin, and is not computed
     variants_per_batch: int | Literal["auto"] = "auto"  # auto: what fits into the free memory

@@ -295,7 +295,7 @@ def graphs() -> Iterator[dict[str, int]]:
     config.use_duck_shape, torch._dynamo.config.recompile_limit = duck, limit
 
 
-@pytest.mark.parametrize(("name", "expected"), [("tiny-flux", 12), ("tiny-qwen-image", 8)])
+@pytest.mark.parametrize(("name", "expected"), [("tiny-flux", 11), ("tiny-qwen-image", 7)])
 def test_compiled_graphs_are_few_and_for_all_sources(name: str, expected: int, graphs: dict[str, int]) -> None:
     """One for every kind of block and phase, whatever the steps of the schedule, the number of blocks, the size of the
     regions and the length of the caption. One more records into the cache's first part, and FLUX's first single-stream
