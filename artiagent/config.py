@@ -7,11 +7,13 @@ receives only its own section, so that changing one section leaves the other sta
 from __future__ import annotations
 
 import difflib
+import json
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic.fields import FieldInfo
 
 from artiagent.presets import fill_in
 from artiagent.records import stable_hash
@@ -23,21 +25,94 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     def digest(self) -> str:
-        """Hash of the section's values; part of cache keys and of every record of provenance."""
-        return stable_hash(self.model_dump_json())
+        """Hash of the section's values; part of cache keys and of every record of provenance.
+
+        Fields made by `transport` stay out: how often a call is repeated does not change what is answered.
+        """
+        return stable_hash(json.dumps(self._relevant(), sort_keys=True, default=str))
+
+    def _relevant(self) -> dict[str, Any]:
+        fields = {name: getattr(self, name) for name, field in type(self).model_fields.items() if not _outside(field)}
+        plain = self.model_dump(mode="json")
+        return {name: v._relevant() if isinstance(v, Section) else plain[name] for name, v in fields.items()}
+
+
+def transport(default: Any, **limits: Any) -> Any:
+    """A field that says how a result is obtained and never what it is; it does not enter `Section.digest`."""
+    return Field(default, json_schema_extra={"transport": True}, **limits)
+
+
+def _outside(field: FieldInfo) -> bool:
+    return isinstance(field.json_schema_extra, dict) and bool(field.json_schema_extra.get("transport"))
 
 
 S = TypeVar("S", bound=Section)
 
 
+Layout = Literal["folder", "coco", "caltech101", "hands11k", "celeba_hq"]
+
+
 class InputSet(Section):
-    """A named set of source images: a folder or a Parquet file with columns file_name, image; COCO annotations."""
+    """A named set of source images.
+
+    ``layout`` says how the files lie: ``folder`` is any folder, or a Parquet file with columns file_name and image, with
+    optional COCO annotations; the others are data sets as published (see ``artiagent.perception.sources``).
+    """
 
     name: str = Field(pattern=r"^[A-Za-z0-9_-]+$")  # enters ids and file names
-    images: str
-    annotations: str | None = None
+    layout: Layout = "folder"
+    images: str  # folder or Parquet file; of a published data set its root
+    annotations: str | None = None  # COCO JSON; of a published data set found by its layout
+    parts: str | None = None  # further COCO JSON about the same images, joined by file name: part annotations
+    categories: tuple[str, ...] = ()  # only images that show one of them; (): all
+    instances: tuple[int, int] | None = None  # least and most entity instances (of ``categories``) in an image
+    licence: str | None = None  # of images whose annotations name none; None: as published for the layout
     scored: bool = True  # False: goes through the chain, but is reported apart
     limit: int | None = Field(default=None, ge=1)
+
+
+class VlmSection(Section):
+    """Who answers the agents' calls. Keys never stand here: ``api_key_env`` names an environment variable."""
+
+    backend: Literal["local", "openai"] = "local"
+    model: str | None = None  # local: folder or hub id, None: inputs.vlm; openai: the server's name of the model
+    base_url: str = "http://127.0.0.1:8000/v1"  # of any OpenAI-compatible server
+    api_key_env: str = transport("OPENAI_API_KEY")
+    structured: Literal["json_schema", "json_object", "prompt"] = "json_schema"  # how a schema is asked for
+    image_side: int = Field(default=768, ge=28)  # longest side that is sent; larger images are scaled down
+    image_format: Literal["png", "jpeg"] = "png"
+    max_tokens: int = Field(default=512, ge=1)
+    concurrency: int = transport(16, ge=1)  # requests under way at a time
+    requests_per_minute: float | None = transport(None, gt=0)
+    tokens_per_minute: float | None = transport(None, gt=0)
+    timeout: float = transport(60.0, gt=0)  # seconds, of one request
+    attempts: int = transport(5, ge=1)  # of one call, the first included
+    backoff: float = transport(0.5, gt=0)  # seconds before the second attempt; doubles, with jitter
+    cache: bool = transport(True)  # answers on disk by content hash
+    price_in: float = transport(0.0, ge=0)  # per million tokens, for the account
+    price_out: float = transport(0.0, ge=0)
+    device: str = "auto"
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    threads: int = transport(2, ge=1)
+    batch: int = transport(32, ge=1)
+
+
+class DetectionSection(Section):
+    """Detectors and segmenters of the grounding backends; folders, published checkpoint files or hub ids."""
+
+    boxes: Literal["detector", "vlm"] = "detector"  # vlm: the model under ``detector`` is a VLM that is asked for boxes
+    detector: str = "groundingdino_swint_ogc.pth"  # transformers: e.g. IDEA-Research/grounding-dino-tiny, facebook/sam3
+    detector_sha256: str | None = None  # checked where given; filled in when a run is submitted
+    text_encoder: str = "google-bert/bert-base-uncased"  # of groundingdino-py: tokenizer and configuration
+    segmenter: str = "sam_vit_h_4b8939.pth"  # transformers: e.g. facebook/sam2.1-hiera-large
+    segmenter_sha256: str | None = None
+    box_threshold: float = Field(default=0.3, ge=0, le=1)
+    text_threshold: float = Field(default=0.25, ge=0, le=1)
+    overlap_max: float = Field(default=0.7, gt=0, le=1)  # IoU above which the weaker box of a class is dropped
+    device: str = "auto"
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    threads: int = transport(2, ge=1)
+    batch: int = transport(4, ge=1)  # images per forward pass
 
 
 class InputsSection(Section):
@@ -54,8 +129,14 @@ class InputsSection(Section):
 
 
 class PerceptionSection(Section):
-    grounding: Literal["annotations"] = "annotations"
-    vocabulary: Literal["template"] = "template"
+    grounding: Literal["annotations", "grounded_sam", "transformers"] = "annotations"
+    detection: DetectionSection = DetectionSection()
+    # template: what the annotations show. vlm: the agent's. caption: the entries of ``terms`` whose entity the VLM's
+    # caption, or the data set's own class, names; without ``terms`` an error.
+    vocabulary: Literal["template", "vlm", "caption"] = "template"
+    terms: dict[str, dict[Literal["peripheral", "intermediate"], tuple[str, ...]]] = Field(default_factory=dict)
+    vlm: VlmSection = VlmSection()
+    window: int = transport(32, ge=1)  # images that are perceived together
     patch: int = Field(default=8, ge=1)  # pixels per token of the backbone
     short_side: int = Field(default=128, ge=16)
     bucket: int = Field(default=1, ge=1)  # sides are cropped to multiples of so many patches: fewer different sizes
@@ -165,8 +246,10 @@ class SynthesisSection(Section):
 
 
 class CurationSection(Section):
-    metric: Literal["lpips", "ssim"] = "ssim"
-    lpips_weights: str | None = None
+    # auto: lpips where its weights are, else ssim by name; settled when a run is submitted
+    metric: Literal["lpips", "ssim", "auto"] = "ssim"
+    lpips_weights: str | None = None  # torchvision's AlexNet: a file, or "hub" for torch hub's cache or download
+    lpips_sha256: str | None = None  # checked where given; filled in when a run is submitted
     lpips_window: tuple[float, float] = (0.5, 0.9)  # similarity 1 - LPIPS, the paper's
     ssim_window: tuple[float, float] = (0.3, 0.8)  # calibrated for the fallback
     min_crop: int = 64
@@ -175,13 +258,15 @@ class CurationSection(Section):
     change_outside_max: float = Field(default=0.002, ge=0)
     benign_inside_max: float = Field(default=0.03, ge=0)  # a benign injection that changes more is no hard negative
     seam_max: float = Field(default=4.0, gt=0)
-    judge: Literal["local", "none"] = "local"
-    judge_batch: int = Field(default=32, ge=1)
+    # presence: "is there a <part> in <box>?" on both sides. views: the paper's three views and yes or no.
+    judge: Literal["presence", "views", "none"] = "presence"
+    vlm: VlmSection = VlmSection()
+    window: int = transport(32, ge=1)  # pairs that are curated together
     judge_margin: float = 0.001  # how far P(yes) must rise (add) or fall (remove); benign injections move it less
     judge_slack: float = 0.4  # how far it may rise (distort, fuse)
     device: str = "auto"
     threads: int = Field(default=2, ge=1)
-    explain: Literal["template"] = "template"
+    explain: Literal["template", "vlm"] = "template"
     audit_resamples: int = Field(default=1000, ge=100)
     audit_upper: float = 0.58
 
@@ -270,6 +355,8 @@ class RegistrySection(Section):
     vlm_name: str = "artiagent-vlm-nano"
     reward_name: str = "artiagent-reward-nano"
     dataset_remote: str = "remote"  # folder below the project's home, or a DVC URL such as s3://bucket/prefix
+    acknowledge_noncommercial: bool = False  # publish sets that hold non-commercial material
+    trace_calls: bool = True  # every agent call as a span in MLflow
 
 
 class Config(Section):

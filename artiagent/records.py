@@ -121,6 +121,7 @@ class Scene(Record):
     origin: str = ""
     grounding: str = "annotations"
     dropped: dict[str, int] = Field(default_factory=dict)  # reason -> number of entities or parts left out
+    agents: dict[str, str] = Field(default_factory=dict)  # task -> "prompt@version#hash model", see vlm.agent
 
 
 class PatchMapping(Record):
@@ -225,7 +226,10 @@ class Pair(Record):
     caption: str = ""
     explanation: str = ""
     pasted_back: int = 0  # artifacts undone by curation
-    licence: str = "unknown"
+    licence: str = "unknown"  # of the source image
+    origin: str = ""  # file name of the source image in its set
+    licences: dict[str, str] = Field(default_factory=dict)  # model that took part -> its licence
+    agents: dict[str, str] = Field(default_factory=dict)  # task -> "prompt@version#hash model", see vlm.agent
 
     @property
     def benign(self) -> bool:
@@ -239,6 +243,24 @@ class Pair(Record):
     def faults(self) -> tuple[Artifact, ...]:
         """The artifacts that survived curation."""
         return tuple(a for a in self.artifacts if a.accepted)
+
+
+class AgentCall(Record):
+    """One call of an agent to a vision-language model, as it is accounted for and traced."""
+
+    key: str  # what it was about: source id, or job id and artifact
+    task: str
+    prompt: str  # name@version
+    prompt_hash: str
+    model: str
+    status: str  # ok, repaired, invalid, or why there was no answer
+    verdict: str = ""  # the answer in brief
+    tokens_in: int = 0
+    tokens_out: int = 0
+    cost: float = 0.0
+    cached: bool = False
+    attempts: int = 1
+    seconds: float = 0.0
 
 
 class Turn(Record):

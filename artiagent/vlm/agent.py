@@ -1,0 +1,126 @@
+"""What every agent does with a vision-language model: ask, read the answer by a schema, ask once more if it is malformed.
+
+Knows how an answer becomes a value or a recorded error. Does not know any agent's question. A call that fails is an
+outcome without a value, reason ``vlm_error``: it never ends a run; a server that is gone does (`VlmUnavailable`).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Generic, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from artiagent.records import AgentCall
+from artiagent.vlm.protocol import Answer, Request, Vlm
+
+T = TypeVar("T")
+M = TypeVar("M", bound=BaseModel)
+_FENCED = re.compile(r"```(?:json)?\s*(.*?)```", re.DOTALL)
+_SHOWN = 2000  # characters of a malformed answer that are shown back to the model
+_BRIEF = 120
+
+
+@dataclass(frozen=True)
+class Outcome(Generic[T]):
+    """The value an answer stands for; None with the `error` that is left after one repair."""
+
+    value: T | None
+    error: str
+    call: AgentCall
+
+
+def consult(vlm: Vlm, requests: Iterable[Request], read: Callable[[str], T]) -> list[Outcome[T]]:
+    """Ask everything at once, then everything malformed once more, with the complaint.
+
+    Args:
+        vlm: any backend.
+        requests: calls; order is kept.
+        read: text -> value; raises ValueError (pydantic's included) saying what is wrong.
+    """
+    asked = list(requests)
+    first = [_outcome(vlm, request, answer, read) for request, answer in zip(asked, vlm.ask(asked), strict=True)]
+    broken = [i for i, outcome in enumerate(first) if outcome.call.status == "invalid"]
+    again = [_repair(asked[i], first[i]) for i in broken]
+    for i, request, answer in zip(broken, again, vlm.ask(again) if again else (), strict=True):
+        first[i] = _joined(first[i], _outcome(vlm, request, answer, read))
+    return first
+
+
+def json_reader(model: type[M]) -> Callable[[str], M]:
+    """Reads one JSON object into a pydantic model; code fences and prose around the outermost braces are forgiven."""
+
+    def read(text: str) -> M:
+        try:
+            return model.model_validate_json(json_text(text))
+        except ValidationError as error:
+            problems = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'answer'}: {e['msg']}" for e in error.errors()[:5])
+            raise ValueError(problems) from error
+
+    return read
+
+
+def json_text(text: str) -> str:
+    """The JSON object inside an answer; the text itself where there is none."""
+    if (fenced := _FENCED.search(text)) is not None:
+        text = fenced[1]
+    start, end = text.find("{"), text.rfind("}")
+    return text[start : end + 1] if 0 <= start < end else text.strip()
+
+
+def calls_of(outcomes: Sequence[Outcome[Any]]) -> list[AgentCall]:
+    """For the account: one record per call."""
+    return [outcome.call for outcome in outcomes]
+
+
+def _outcome(vlm: Vlm, request: Request, answer: Answer, read: Callable[[str], T]) -> Outcome[T]:
+    value: T | None = None
+    error = answer.error
+    status = "ok"
+    if error:
+        status = error
+    else:
+        try:
+            value = read(answer.text)
+        except ValueError as problem:
+            status, error = "invalid", f"{problem} (answer: {answer.text[:_SHOWN]!r})"
+    call = AgentCall(
+        key=request.key, task=request.task, prompt=f"{request.prompt.name}@{request.prompt.version}",
+        prompt_hash=request.prompt.hash, model=vlm.name, status=status, verdict=_brief(value),
+        tokens_in=answer.tokens_in, tokens_out=answer.tokens_out, cost=answer.cost, cached=answer.cached,
+        attempts=answer.attempts, seconds=round(answer.seconds, 4),
+    )  # fmt: skip
+    return Outcome(value, error, call)
+
+
+def _repair(request: Request, failed: Outcome[Any]) -> Request:
+    """The same question with the complaint; a cached malformed answer is thus never asked for again in vain."""
+    prompt = request.prompt
+    complaint = f"\n\nYour last answer was not valid: {failed.error}\nAnswer again, with valid JSON of the schema only."
+    if prompt.schema is None:
+        complaint = f"\n\nYour last answer was not valid: {failed.error}\nAnswer again."
+    return replace(request, prompt=replace(prompt, text=prompt.text + complaint))
+
+
+def _joined(first: Outcome[T], second: Outcome[T]) -> Outcome[T]:
+    """The second outcome, accounted for with both calls."""
+    one, two = first.call, second.call
+    call = two.model_copy(
+        update={
+            "status": "repaired" if two.status == "ok" else two.status,
+            "tokens_in": one.tokens_in + two.tokens_in, "tokens_out": one.tokens_out + two.tokens_out,
+            "cost": one.cost + two.cost, "cached": one.cached and two.cached,
+            "attempts": one.attempts + two.attempts, "seconds": round(one.seconds + two.seconds, 4),
+        }
+    )  # fmt: skip
+    return Outcome(second.value, second.error, call)
+
+
+def _brief(value: Any) -> str:
+    if value is None:
+        return ""
+    text = json.dumps(value.model_dump(mode="json")) if isinstance(value, BaseModel) else str(value)
+    return text if len(text) <= _BRIEF else f"{text[: _BRIEF - 3]}..."
