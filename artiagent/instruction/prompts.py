@@ -21,6 +21,7 @@ EXPLAIN_BOX = "explain_box"
 DESCRIBE_ARTIFACTS = "describe_artifacts"
 DESCRIBE_IMAGE = "describe_image"
 LOCATE_PART = "locate_part"
+LOCATE_ALL = "locate_all"
 PART_IN_BOX = "part_in_box"
 LOCATE_MISMATCH = "locate_mismatch"
 PRESENCE = "presence"
@@ -58,6 +59,11 @@ WORDINGS: dict[str, tuple[str, ...]] = {
         "Locate the {entity}'s {part} as a JSON list of boxes.",
         "Where is the {entity}'s {part}? Answer with a JSON list of boxes.",
         "List the boxes of the {entity}'s {part} in JSON.",
+    ),
+    LOCATE_ALL: (  # {part} is any noun, of an entity or of a part
+        "Locate every {part} in the image as a JSON list of boxes.",
+        "Where is every {part} in the image? Answer with a JSON list of boxes.",
+        "List the boxes of every {part} in the image in JSON.",
     ),
     PART_IN_BOX: (
         "Is there {a_part} in {box}?",
@@ -150,6 +156,11 @@ def plural(noun: str) -> str:
     else:
         last += "s"
     return f"{head} {last}".strip()
+
+
+def both_of(entity: str, other: str) -> str:
+    """``the dog and the car``, ``the two dogs``."""
+    return f"the two {plural(entity)}" if entity == other else f"the {entity} and the {other}"
 
 
 def prompt_hash(*questions: str) -> str:

@@ -23,7 +23,8 @@ from artiagent.nano.vl_tasks import ASK, Exchange
 ROW = 344  # tokens of a packed row, image included
 IGNORE = -100
 # How often a task is drawn, and the weight of each answer token: a verdict of one token must not drown in captions.
-MIXTURE = {
+Mixture = dict[str, tuple[float, float]]
+MIXTURE: Mixture = {
     prompts.PART_IN_BOX: (0.46, 3.0), prompts.LOCATE_PART: (0.18, 1.0), prompts.LOCATE_MISMATCH: (0.12, 1.0),
     prompts.COUNT: (0.07, 2.0), prompts.PRESENCE: (0.07, 2.0), prompts.DESCRIBE_IMAGE: (0.1, 1.0),
 }  # fmt: skip
@@ -46,9 +47,9 @@ class Batch:
         return Batch(*(getattr(self, item.name).to(device) for item in fields(self)))
 
 
-def ask_many(view: View, rng: random.Random, most: int) -> list[Exchange]:
+def ask_many(view: View, rng: random.Random, most: int, mixture: Mixture = MIXTURE) -> list[Exchange]:
     """Up to `most` different questions of the mixture."""
-    tasks, shares = zip(*((task, share) for task, (share, _) in MIXTURE.items()), strict=True)
+    tasks, shares = zip(*((task, share) for task, (share, _) in mixture.items()), strict=True)
     asked: dict[str, Exchange] = {}
     for task in rng.choices(tasks, shares, k=most):
         if (exchange := ASK[task](view, rng)) is not None:
@@ -59,8 +60,8 @@ def ask_many(view: View, rng: random.Random, most: int) -> list[Exchange]:
 class Packer:
     """Turns views and questions into batches for one processor."""
 
-    def __init__(self, processor: Qwen2_5_VLProcessor, size: int, row: int = ROW):
-        self.processor, self.tokenizer, self.row = processor, processor.tokenizer, row
+    def __init__(self, processor: Qwen2_5_VLProcessor, size: int, row: int = ROW, mixture: Mixture = MIXTURE):
+        self.processor, self.tokenizer, self.row, self.mixture = processor, processor.tokenizer, row, mixture
         settings = processor.image_processor
         self.patch, self.merge, self.temporal = settings.patch_size, settings.merge_size, settings.temporal_patch_size
         self.grid, self.side = size // self.patch, size // self.patch // self.merge
@@ -118,7 +119,7 @@ class Packer:
             count = len(question) + len(answer)
             ids += question + answer
             labels += [IGNORE] * (len(question) - 1) + answer + [IGNORE]
-            weights += [MIXTURE[exchange.task][1]] * count
+            weights += [self.mixture[exchange.task][1]] * count
             groups += [group] * count
             positions += range(following, following + count)
             following += count

@@ -17,6 +17,7 @@ from artiagent.records import Box
 INSIDE = 0.7  # share of a part inside a box from which the box shows the part
 OUTSIDE = 0.1  # share up to which it does not
 GRID = 8
+ABSENT_SHARE = 0.25  # of the questions where everything of a name is
 MOST_REGIONS = 3  # that a list of boxes names; pictures altered in more places are not asked about
 
 
@@ -97,6 +98,34 @@ def ask_location(view: View, rng: random.Random) -> Exchange | None:
     return Exchange(prompts.LOCATE_PART, answer, {"entity": view.kinds[owner], "part": name})
 
 
+def ask_everywhere(view: View, rng: random.Random) -> Exchange | None:
+    """All that goes by one name, an entity's or a part's. A quarter asks for what is not there: a part that one of
+    these kinds can have (first choice), or any other name."""
+    names = sorted({*view.kinds, *(part.name for part in view.parts if part.visible)})
+    if rng.random() < ABSENT_SHARE:
+        known = {name for kind in view.kinds for name in parts_of_kinds()[kind]}
+        missing = sorted(known - {*names, *(part.name for part in view.parts)})
+        others = sorted({*KINDS, *(name for parts in parts_of_kinds().values() for name in parts)} - known - {*names})
+        names = missing if missing and rng.random() < 0.4 else others
+    if not names:
+        return None
+    name = rng.choice(names)
+    boxes = everywhere(view, name)
+    if boxes is None:
+        return None
+    return Exchange(prompts.LOCATE_ALL, prompts.format_boxes(boxes), {"part": name})
+
+
+def everywhere(view: View, name: str) -> list[Box] | None:
+    """Boxes of the entities or visible parts of one name from left to right; None where one of them is ambiguous."""
+    if name in view.kinds:
+        return sorted(box for kind, box in zip(view.kinds, view.boxes, strict=True) if kind == name)
+    found = [visible_parts(view, owner, name) for owner in range(len(view.kinds))]
+    if any(parts is None for parts in found):
+        return None
+    return sorted(part.box for parts in found for part in parts)
+
+
 def ask_mismatch(view: View, _: random.Random) -> Exchange | None:
     """Where the augmentation left other content; an empty list where it did not."""
     regions = view.altered_regions()
@@ -137,6 +166,7 @@ ASK = {
     prompts.DESCRIBE_IMAGE: ask_caption,
     prompts.PART_IN_BOX: ask_part_in_box,
     prompts.LOCATE_PART: ask_location,
+    prompts.LOCATE_ALL: ask_everywhere,
     prompts.LOCATE_MISMATCH: ask_mismatch,
     prompts.PRESENCE: ask_presence,
     prompts.COUNT: ask_count,
