@@ -234,14 +234,16 @@ def synthesize(arguments: argparse.Namespace) -> int:
     from artiagent.config import effective_config
     from artiagent.curation.stage import curate
     from artiagent.perception.stage import perceive
+    from artiagent.settle import settle
     from artiagent.synthesis.planner import plan
     from artiagent.synthesis.stage import synthesize as make_pairs
 
-    config = effective_config(arguments.config, arguments.set, arguments.images, arguments.annotations)
+    config, notes = settle(effective_config(arguments.config, arguments.set, arguments.images, arguments.annotations))
+    print(*notes, sep="\n", end="\n" if notes else "")
     generator = checkpoint_ref("generator", arguments.generator or config.inputs.generator)
     judge = checkpoint_ref("vlm", config.inputs.vlm)
     out = _stamped(arguments.out, config.digest())
-    scenes = perceive(config.perception, config.inputs.sets, out / "scenes")
+    scenes = perceive(config.perception, config.inputs.sets, out / "scenes", judge)
     jobs = plan(config.planning, scenes, config.perception.patch, out / "jobs")
     if arguments.until == "jobs":
         return _print_refs(scenes, jobs)

@@ -76,12 +76,15 @@ class VlmSection(Section):
 
     backend: Literal["local", "openai"] = "local"
     model: str | None = None  # local: folder or hub id, None: inputs.vlm; openai: the server's name of the model
+    model_sha256: str | None = None  # of a local model; filled in when a run is submitted
     base_url: str = "http://127.0.0.1:8000/v1"  # of any OpenAI-compatible server
     api_key_env: str = transport("OPENAI_API_KEY")
     structured: Literal["json_schema", "json_object", "prompt"] = "json_schema"  # how a schema is asked for
     image_side: int = Field(default=768, ge=28)  # longest side that is sent; larger images are scaled down
     image_format: Literal["png", "jpeg"] = "png"
     max_tokens: int = Field(default=512, ge=1)
+    coordinates: Literal["auto", "pixels", "per_mille"] = "auto"  # auto: local by the processor, else pixels as sent
+    prompts: dict[str, int] = Field(default_factory=dict)  # prompt -> version; others: the newest
     concurrency: int = transport(16, ge=1)  # requests under way at a time
     requests_per_minute: float | None = transport(None, gt=0)
     tokens_per_minute: float | None = transport(None, gt=0)
@@ -104,6 +107,7 @@ class DetectionSection(Section):
     detector: str = "groundingdino_swint_ogc.pth"  # transformers: e.g. IDEA-Research/grounding-dino-tiny, facebook/sam3
     detector_sha256: str | None = None  # checked where given; filled in when a run is submitted
     text_encoder: str = "google-bert/bert-base-uncased"  # of groundingdino-py: tokenizer and configuration
+    text_encoder_sha256: str | None = None
     segmenter: str = "sam_vit_h_4b8939.pth"  # transformers: e.g. facebook/sam2.1-hiera-large
     segmenter_sha256: str | None = None
     box_threshold: float = Field(default=0.3, ge=0, le=1)
@@ -401,6 +405,8 @@ def read_parameters(path: Path | str) -> dict[str, Any]:
         document = yaml.safe_load(path.read_text()) or {}
     except yaml.YAMLError as error:
         raise ConfigError(f"{path}: not valid YAML: {error}") from error
+    # Through JSON: a YAML alias would be one object in two places, and an override of one would change the other.
+    document = json.loads(json.dumps(document, default=str))
     parameters = (document.get("parameters") or {}) if isinstance(document, dict) else {}
     if not isinstance(tree := parameters.get("config"), dict):
         raise ConfigError(f"{path}: expected a mapping under 'parameters: config:', got {type(tree).__name__}")

@@ -40,3 +40,23 @@ def data_uri(data: bytes) -> str:
     """Encoded image as a ``data:`` URI for self-contained HTML."""
     kind = "png" if data.startswith(b"\x89PNG") else "jpeg"
     return f"data:image/{kind};base64,{base64.b64encode(data).decode('ascii')}"
+
+
+def scaled_size(width: int, height: int, longest: int | None) -> tuple[int, int]:
+    """(width, height) once the longest side is at most ``longest`` px; None leaves it alone."""
+    if longest is None or max(width, height) <= longest:
+        return width, height
+    scale = longest / max(width, height)
+    return max(1, round(width * scale)), max(1, round(height * scale))
+
+
+def scaled(array: np.ndarray, longest: int | None) -> np.ndarray:
+    """The image, uint8 [H, W, 3], scaled down (Lanczos) to ``scaled_size``."""
+    height, width = array.shape[:2]
+    size = scaled_size(width, height, longest)
+    return array if size == (width, height) else resized(array, size)
+
+
+def resized(array: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """The image, uint8 [H, W, 3], at (width, height) px (Lanczos)."""
+    return np.asarray(Image.fromarray(array).resize(size, Image.Resampling.LANCZOS))

@@ -45,7 +45,7 @@ def ablation(config: dict[str, Any], ablation: AblationSection, digests: dict[st
     varied = Ablation(config, ablation)
     shared = varied.shared()
     inputs, generator, vlm, _, benchmark = ingest(shared.inputs, digests)
-    scenes = perceive(shared.perception, inputs)
+    scenes = perceive(shared.perception, inputs, vlm)
     reconstructions = reconstruct(ablation.reconstruction, shared.synthesis, shared.curation, scenes, generator)
     branches = Branches()  # of rows with equal settings only the first takes a step
     for row, own in zip(ablation.rows, varied.configs().values(), strict=True):

@@ -11,6 +11,7 @@ import yaml
 
 from artiagent.config import effective_config
 from artiagent.inputs import input_digests
+from artiagent.settle import settle
 from pipelines.environment import active_stack, prepare
 
 if TYPE_CHECKING:
@@ -32,6 +33,9 @@ def run(arguments: argparse.Namespace) -> int:
     config = effective_config(arguments.config, arguments.set, arguments.images, arguments.annotations)
     root = prepare(arguments.debug)
     print("reading inputs ...", flush=True)
+    config, notes = settle(config)
+    for note in notes:
+        print(note, flush=True)
     digests = input_digests(config.inputs)
 
     from pipelines.end_to_end import CACHED, end_to_end

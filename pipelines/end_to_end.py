@@ -32,7 +32,7 @@ EFFECTS = ("publish", "register", "report")
 def end_to_end(config: Config, digests: dict[str, str]) -> None:
     """Every stage receives its own section; a section that did not change leaves its stage cached."""
     inputs, generator, vlm, clip, benchmark = ingest(config.inputs, digests)
-    scenes = perceive(config.perception, inputs)
+    scenes = perceive(config.perception, inputs, vlm)
     jobs = plan(config.planning, scenes, config.perception.patch)
     pairs = synthesize(config.synthesis, scenes, jobs, generator)
     curated = curate(config.curation, pairs, scenes, vlm)

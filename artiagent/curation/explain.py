@@ -1,30 +1,34 @@
 """Labels, explanations and captions of curated pairs (spec: perception and curation, section 5).
 
-Knows what is asked of the writing agent and what it may be told. Does not know who writes: any `Vlm` may.
+Knows what is asked of the writing agent, what it may be told and what counts as an answer. Does not know who writes:
+any `Vlm` may.
 """
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
-import numpy as np
+from pydantic import field_validator
 
-from artiagent.records import Artifact, Pair
-from artiagent.vlm.protocol import Prompt, Vlm
+from artiagent.config import VlmSection
+from artiagent.curation.case import Case
+from artiagent.curation.views import View, three_views
+from artiagent.instruction.prompts import both_of
+from artiagent.records import AgentCall, Artifact, Pair, Record
+from artiagent.vlm.agent import Outcome, consult, english, json_reader
+from artiagent.vlm.prompt import Prompt, render
+from artiagent.vlm.protocol import Request, Vlm
 
 CLEAN_LABEL = "clean"
-
-_LABEL = "Name what looks wrong in the box {box} of the image in a brief phrase."
-_LOCAL = (
-    "Explain to a layperson what looks wrong in the box {box} of the image. Do not name the type of the fault or how "
-    "it came about."
+# An explanation is for someone who sees one picture: nothing of the process, of the other views or of coordinates.
+_TELLTALE = re.compile(
+    r"\bimage [123]\b|\b(?:edited|inpaint\w*|inject\w*|diffusion|AI[- ]generated|duplication|omission)\b|"
+    r"\[\s*\d+\s*,\s*\d+|\b(?:pixels?|coordinates?|bounding box)\b",
+    re.IGNORECASE,
 )
-_GLOBAL = (
-    "These places of the image look wrong: {faults}. Explain in two or three sentences why, by common sense. Give no "
-    "coordinates and no concluding sentence."
-)
-_CAPTION = "Describe the image in one sentence."
-_TOKENS = 96
 
 
 class SceneFacts(NamedTuple):
@@ -34,47 +38,129 @@ class SceneFacts(NamedTuple):
     entities: tuple[str, ...]
 
 
-def explain(writer: Vlm, pair: Pair, clean: np.ndarray, image: np.ndarray, scene: SceneFacts) -> Pair:
-    """Label and explain the accepted artifacts, and caption the clean side.
+class LocalExplanation(Record):
+    """What looks wrong in one place: a brief phrase, and one or two sentences for a layperson."""
+
+    label: str
+    explanation: str
+
+    @field_validator("label")
+    @classmethod
+    def _brief(cls, text: str) -> str:
+        text = text.strip().rstrip(".")
+        if not 1 <= len(text.split()) <= 10:
+            raise ValueError("expected a phrase of two to five words")
+        return _fit(text)
+
+    @field_validator("explanation")
+    @classmethod
+    def _sentence(cls, text: str) -> str:
+        return _fit(text.strip())
+
+
+class GlobalExplanation(Record):
+    """What is wrong with the whole picture, in two or three sentences."""
+
+    explanation: str
+
+    @field_validator("explanation")
+    @classmethod
+    def _sentences(cls, text: str) -> str:
+        return _fit(text.strip())
+
+
+def explain(writer: Vlm, section: VlmSection, cases: Sequence[Case], scenes: Mapping[str, SceneFacts]) -> list[Case]:
+    """Label and explain the accepted artifacts of all cases, explain each picture, and caption the clean sides.
+
+    An artifact about which the writer says nothing usable stays accepted without words, its detail says so; a turn
+    without words is left out of a conversation.
 
     Args:
         writer: backend that writes.
-        pair: pair with verdicts.
-        clean, image: twin and artifact image, uint8 [H, W, 3].
-        scene: what is known about the source.
+        section: versions of the prompts.
+        cases: pairs with verdicts.
+        scenes: what is known about each pair's source. Raises ValueError for a pair without one.
     """
-    artifacts = tuple(_explained(writer, pair, index, image) for index in range(len(pair.artifacts)))
-    pair = pair.model_copy(update={"artifacts": artifacts})
-    caption = Prompt("caption", _CAPTION, scene._asdict(), pair.job_id)
-    return pair.model_copy(
-        update={
-            "caption": writer.generate([clean], [caption], _TOKENS)[0],
-            "explanation": _overall(writer, pair, image) if pair.faults else "",
-        }
+    for case in cases:
+        if case.pair.source_id not in scenes:
+            raise ValueError(
+                f"pair {case.pair.job_id}: no scene {case.pair.source_id}; pass the scenes that it was made from"
+            )
+    cases = [_captioned(case, scenes[case.pair.source_id]) for case in cases]
+    return _overall(writer, section, _local(writer, section, cases))
+
+
+def _captioned(case: Case, scene: SceneFacts) -> Case:
+    """Captions come from perception, which asked or knew; benign artifacts are labelled clean."""
+    from artiagent.vlm.template import TemplateVlm
+
+    request = Request("caption", render("caption"), (), case.pair.job_id, scene._asdict(), case.pair.job_id)
+    caption = next(TemplateVlm().ask([request])).text
+    artifacts = tuple(
+        a.model_copy(update={"label": CLEAN_LABEL}) if a.injection.tool == "benign" else a for a in case.pair.artifacts
     )
+    return case.with_pair(caption=caption, artifacts=artifacts)
 
 
-def _explained(writer: Vlm, pair: Pair, index: int, image: np.ndarray) -> Artifact:
-    artifact = pair.artifacts[index]
-    if artifact.injection.tool == "benign":
-        return artifact.model_copy(update={"label": CLEAN_LABEL})
-    if not artifact.accepted:
+def _local(writer: Vlm, section: VlmSection, cases: list[Case]) -> list[Case]:
+    asked = [(i, j) for i, case in enumerate(cases) for j, a in enumerate(case.pair.artifacts) if a.accepted]
+    requests = [_about_artifact(section, cases[i], j) for i, j in asked]
+    outcomes = dict(zip(asked, consult(writer, requests, json_reader(LocalExplanation)), strict=True))
+    explained = []
+    for i, case in enumerate(cases):
+        found = [outcomes.get((i, j)) for j in range(len(case.pair.artifacts))]
+        artifacts = tuple(_worded(a, o) for a, o in zip(case.pair.artifacts, found, strict=True))
+        explained.append(_noted(case.with_pair(artifacts=artifacts), [o for o in found if o]))
+    return explained
+
+
+def _overall(writer: Vlm, section: VlmSection, cases: list[Case]) -> list[Case]:
+    asked = [i for i, case in enumerate(cases) if any(a.explanation for a in case.pair.faults)]
+    requests = [_about_picture(writer, section, cases[i].pair, cases[i]) for i in asked]
+    for i, outcome in zip(asked, consult(writer, requests, json_reader(GlobalExplanation)), strict=True):
+        words = outcome.value.explanation if outcome.value else ""
+        cases[i] = _noted(cases[i].with_pair(explanation=words), [outcome])
+    return cases
+
+
+def _worded(artifact: Artifact, outcome: Outcome[LocalExplanation] | None) -> Artifact:
+    if outcome is None:
         return artifact
-    box = writer.space(pair.width, pair.height).to_model(artifact.box)
-    facts, seed = _facts(artifact), f"{pair.job_id}:{index}"
-    prompts = [
-        Prompt("label", _LABEL.format(box=box), facts, seed),
-        Prompt("local", _LOCAL.format(box=box), facts, seed),
-    ]
-    label, explanation = writer.generate([image, image], prompts, _TOKENS)
-    return artifact.model_copy(update={"label": label, "explanation": explanation})
+    if outcome.value is None:
+        return artifact.model_copy(update={"detail": f"{artifact.detail}, not explained: vlm_error {outcome.error}"})
+    return artifact.model_copy(update=outcome.value.model_dump())
 
 
-def _overall(writer: Vlm, pair: Pair, image: np.ndarray) -> str:
+def _noted(case: Case, outcomes: Sequence[Outcome]) -> Case:
+    calls: list[AgentCall] = [o.call for o in outcomes if o.call.model != "template"]
+    return replace(case, calls=(*case.calls, *calls))
+
+
+def _about_artifact(section: VlmSection, case: Case, index: int) -> Request:
+    pair, artifact = case.pair, case.pair.artifacts[index]
+    injection = artifact.injection
+    subject = injection.part or injection.entity
+    if injection.tool == "fuse":
+        subject = both_of(injection.entity, injection.other_entity).removeprefix("the ")
+    elif injection.part:
+        subject = f"{injection.part} of the {injection.entity}"
+    prompt = _prompt("explain_local", LocalExplanation, section, subject=subject)
+    views = three_views(View(case.clean, case.image, artifact))
+    key = f"{pair.job_id}:{index}"
+    return Request("local", prompt, views, key, _facts(artifact), key)
+
+
+def _about_picture(writer: Vlm, section: VlmSection, pair: Pair, case: Case) -> Request:
     space = writer.space(pair.width, pair.height)
-    named = "; ".join(f"{space.to_model(a.box)}: {a.explanation}" for a in pair.faults)
-    facts = {"faults": [_facts(a) for a in pair.faults]}
-    return writer.generate([image], [Prompt("global", _GLOBAL.format(faults=named), facts, pair.job_id)], _TOKENS)[0]
+    faults = [{"box": space.to_model(a.box), "explanation": a.explanation} for a in pair.faults if a.explanation]
+    units = "" if (space.model_width, space.model_height) == (pair.width, pair.height) else ", in units of your own"
+    prompt = _prompt("explain_global", GlobalExplanation, section, faults=faults, units=units)
+    facts = {"faults": [_facts(a) for a in pair.faults if a.explanation]}
+    return Request("global", prompt, (case.image,), pair.job_id, facts, pair.job_id)
+
+
+def _prompt(name: str, answer: type[Record], section: VlmSection, **fields: object) -> Prompt:
+    return render(name, answer=answer, version=section.prompts.get(name), **fields)
 
 
 def _facts(artifact: Artifact) -> dict[str, str]:
@@ -85,3 +171,10 @@ def _facts(artifact: Artifact) -> dict[str, str]:
         "part": injection.part,
         "other": injection.other_entity,
     }
+
+
+def _fit(text: str) -> str:
+    """Raises ValueError for words that tell of the process, of the views or of coordinates, or are not English."""
+    if (found := _TELLTALE.search(text)) is not None:
+        raise ValueError(f"{found[0]!r} must not be mentioned: speak about the picture as a layperson sees it")
+    return english(text)

@@ -1,30 +1,41 @@
-"""The judge: asks a vision-language model about the target's box on the twin and on the artifact image.
+"""The judge: a vision-language model says whether an artifact is one. Two ways to ask.
 
-The question is the canonical "is there a <part> in <box>?". A weak judge rarely flips its answer but does move, so what
-counts is the difference of P(Yes) between the two sides, which also cancels its prejudice about part and place.
+``presence`` asks "is there a <part> in <box>?" about the twin and about the artifact image. A weak judge rarely flips
+its answer but does move, so what counts is the difference of P(Yes), which also cancels its prejudice about the place.
+``views`` is the paper's: three views of the place, yes or no by the rules of the tool. Distortions are not asked about
+there; the perceptual window decides them.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
-
-import numpy as np
+from functools import partial
+from typing import Literal
 
 from artiagent.config import CurationSection
-from artiagent.instruction.prompts import PART_IN_BOX, render
-from artiagent.records import Artifact, Reason, Tool
-from artiagent.vlm.protocol import Vlm
+from artiagent.curation.views import View, three_views
+from artiagent.instruction.prompts import NO, PART_IN_BOX, YES, both_of, with_article
+from artiagent.instruction.prompts import render as render_question
+from artiagent.records import AgentCall, Reason, Record, Tool
+from artiagent.vlm.agent import Outcome, consult, json_reader
+from artiagent.vlm.prompt import question, render
+from artiagent.vlm.protocol import Request, Vlm
+
+PROMPT_OF_TOOL: dict[str, str] = {"add": "judge_add", "remove": "judge_remove", "fuse": "judge_fuse"}
 
 
-class View(NamedTuple):
-    """One artifact before the judge; images are uint8 [H, W, 3]."""
+@dataclass(frozen=True)
+class Verdict:
+    """What the judge says of one artifact; ``reason`` is None where it agrees. ``calls`` are what it took."""
 
-    clean: np.ndarray
-    image: np.ndarray
-    artifact: Artifact
+    reason: Reason | None
+    detail: str
+    calls: tuple[AgentCall, ...] = ()
+
+
+Judge = Callable[[Sequence[View]], list[Verdict]]
 
 
 @dataclass(frozen=True)
@@ -55,16 +66,73 @@ class Opinion:
         return f"P(yes) {self.before:.2f} -> {self.after:.2f}"
 
 
-def judge(vlm: Vlm, views: Sequence[View]) -> list[Opinion]:
-    """Ask about every artifact, both sides, in as few batches as the backend allows."""
-    questions = [_question(vlm, view) for view in views]
-    images = [view.clean for view in views] + [view.image for view in views]
-    answers = vlm.yes_no(images, questions * 2)
-    return [Opinion(float(b), float(a)) for b, a in zip(answers[: len(views)], answers[len(views) :], strict=True)]
+class Judgement(Record):
+    """Answer to the three views."""
+
+    evidence: str
+    verdict: Literal["yes", "no"]
 
 
-def _question(vlm: Vlm, view: View) -> str:
+def load_judge(section: CurationSection, vlm: Vlm | None) -> Judge | None:
+    """The configured way to ask; None where nobody is asked."""
+    if vlm is None or section.judge == "none":
+        return None
+    return partial(judge_presence if section.judge == "presence" else judge_views, vlm, section)
+
+
+def judge_presence(vlm: Vlm, section: CurationSection, views: Sequence[View]) -> list[Verdict]:
+    """Ask about every artifact, both sides at once."""
+    requests = [_presence(vlm, view, side) for view in views for side in ("clean", "image")]
+    outcomes = consult(vlm, requests, _read_yes_no)
+    verdicts = []
+    for view, before, after in zip(views, outcomes[::2], outcomes[1::2], strict=True):
+        opinion = Opinion(*(math.nan if o.chance is None else o.chance for o in (before, after)))
+        reason = opinion.reason(view.artifact.injection.tool, section)
+        problems = "".join(f", {o.error}" for o in (before, after) if o.error)
+        verdicts.append(Verdict(reason, f"{opinion}{problems}", (before.call, after.call)))
+    return verdicts
+
+
+def judge_views(vlm: Vlm, section: CurationSection, views: Sequence[View]) -> list[Verdict]:
+    """Ask the paper's question of each tool; distortions pass unasked."""
+    asked = [view for view in views if view.artifact.injection.tool in PROMPT_OF_TOOL]
+    requests = [_three_views(view, section) for view in asked]
+    answers = iter(consult(vlm, requests, json_reader(Judgement)))
+    return [
+        _judged(next(answers)) if view.artifact.injection.tool in PROMPT_OF_TOOL else Verdict(None, "not asked")
+        for view in views
+    ]
+
+
+def _judged(outcome: Outcome[Judgement]) -> Verdict:
+    if outcome.value is None:
+        return Verdict("vlm_error", outcome.error, (outcome.call,))
+    agreed = outcome.value.verdict == "yes"
+    detail = f"judge: {outcome.value.verdict}, {outcome.value.evidence}"
+    return Verdict(None if agreed else "judge_rejected", detail, (outcome.call,))
+
+
+def _presence(vlm: Vlm, view: View, side: str) -> Request:
     injection = view.artifact.injection
-    height, width = view.image.shape[:2]
-    box = vlm.space(width, height).to_model(view.artifact.box)
-    return render(PART_IN_BOX, part=injection.part or injection.entity, box=box)
+    image = getattr(view, side)
+    box = vlm.space(image.shape[1], image.shape[0]).to_model(view.artifact.box)
+    text = render_question(PART_IN_BOX, part=injection.part or injection.entity, box=box)
+    return Request("presence", question(PART_IN_BOX, text), (image,), f"{view.key}/{side}", yes_no=True)
+
+
+def _three_views(view: View, section: CurationSection) -> Request:
+    injection = view.artifact.injection
+    name = PROMPT_OF_TOOL[injection.tool]
+    prompt = render(
+        name, answer=Judgement, version=section.vlm.prompts.get(name), part=injection.part, entity=injection.entity,
+        a_part=with_article(injection.part), both=both_of(injection.entity, injection.other_entity),
+    )  # fmt: skip
+    return Request("judge", prompt, three_views(view), view.key)
+
+
+def _read_yes_no(text: str) -> bool:
+    words = text.strip().strip(".*\"'").split()
+    first = words[0].strip(".,:;!") if words else ""
+    if first.lower() not in (YES.lower(), NO.lower()):
+        raise ValueError(f"expected {YES} or {NO}")
+    return first.lower() == YES.lower()

@@ -7,7 +7,8 @@ Every pair stays, the rejected ones with their reasons. Resumable per chunk of p
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +16,22 @@ from tqdm import tqdm
 
 from artiagent.config import CurationSection
 from artiagent.curation.audit import shortcut_audit
+from artiagent.curation.case import Case
 from artiagent.curation.explain import SceneFacts, explain
 from artiagent.curation.funnel import funnel
+from artiagent.curation.judge import load_judge
 from artiagent.curation.perceptual import load_metric
-from artiagent.curation.verdicts import Case, Examiner
+from artiagent.curation.verdicts import Examiner
 from artiagent.images import decode, encode
 from artiagent.records import ARTIFACT_TOOLS, CheckpointRef, DatasetRef, Pair, Scene
 from artiagent.store import DatasetWriter, Row, open_dataset, read_rows, write_atomic
+from artiagent.vlm import load_vlm
+from artiagent.vlm.calls import keep_calls, noted
 from artiagent.vlm.protocol import Vlm
 from artiagent.vlm.template import TemplateVlm
 
 FUNNEL, AUDIT = "funnel.json", "audit.json"
+SETTING = "curation.vlm"
 
 
 def curate(
@@ -44,10 +50,10 @@ def curate(
     if ref is None:
         writer: DatasetWriter[Pair] = DatasetWriter(out, "curated", ("clean", "artifact"))
         _curate_pending(section, pairs, scenes, judge, writer)
-        ref = writer.finish()
+        ref = writer.finish(keep_calls(writer))
     counts = _beside(out / FUNNEL, lambda: _counted(section, ref))
     audit = _beside(out / AUDIT, lambda: _audited(section, ref))
-    return ref.model_copy(update={"summary": _summary(counts, audit)})
+    return ref.model_copy(update={"summary": {**ref.summary, **_summary(counts, audit)}})
 
 
 def _curate_pending(
@@ -57,17 +63,40 @@ def _curate_pending(
         row.key: SceneFacts(row.record.caption, tuple(e.name for e in row.record.entities))
         for row in read_rows(scenes, Scene, images=())
     }
-    examiner: Examiner | None = None
+    curator: Curator | None = None
     accepted = 0
     with tqdm(desc="curate", total=pairs.rows, unit="pair") as bar:
-        for index, rows in enumerate(_chunks(pairs, section.judge_batch)):
-            if (name := f"{index:07d}") not in writer.done:
-                examiner = examiner or Examiner(section, load_metric(section), _load_judge(section, judge))
-                decided = [_finished(row, case, known) for row, case in zip(rows, _decide(examiner, rows), strict=True)]
-                writer.write(name, decided)
+        for index, rows in enumerate(_chunks(pairs, section.window)):
+            if (name := f"{index:07d}") not in writer:
+                curator = curator or Curator.load(section, judge)
+                cases = curator.curate([_case(row) for row in rows], known)
+                decided = [_finished(row, case) for row, case in zip(rows, cases, strict=True)]
+                writer.write(name, decided, noted(call for case in cases for call in case.calls))
                 accepted += sum(row.record.accepted for row in decided)
             bar.update(len(rows))
             bar.set_postfix(accepted=accepted, refresh=False)
+
+
+@dataclass(frozen=True)
+class Curator:
+    """Filters, judge and writer, loaded once."""
+
+    section: CurationSection
+    examiner: Examiner
+    writer: Vlm
+
+    @classmethod
+    def load(cls, section: CurationSection, base: CheckpointRef) -> Curator:
+        """What the section asks for; one model serves judge and writer."""
+        asked = section.judge != "none" or section.explain == "vlm"
+        vlm = load_vlm(section.vlm, base, SETTING) if asked else None
+        writer = vlm if section.explain == "vlm" and vlm else TemplateVlm()
+        return cls(section, Examiner(section, load_metric(section), load_judge(section, vlm)), writer)
+
+    def curate(self, cases: list[Case], scenes: Mapping[str, SceneFacts]) -> list[Case]:
+        """Verdicts, words, and in every record what was asked of whom."""
+        explained = explain(self.writer, self.section.vlm, self.examiner.decide(cases), scenes)
+        return [case.stamped() for case in explained]
 
 
 def _chunks(pairs: DatasetRef, size: int) -> Iterator[list[Row[Pair]]]:
@@ -81,31 +110,17 @@ def _chunks(pairs: DatasetRef, size: int) -> Iterator[list[Row[Pair]]]:
         yield chunk
 
 
-def _load_judge(section: CurationSection, judge: CheckpointRef) -> Vlm | None:
-    if section.judge == "none":
-        return None
-    from artiagent.vlm.local import LocalVlm
-
-    return LocalVlm(judge.uri, device=section.device, threads=section.threads, batch_size=section.judge_batch)
+def _case(row: Row[Pair]) -> Case:
+    return Case(row.record, decode(row.images["clean"]), decode(row.images["artifact"]))
 
 
-def _decide(examiner: Examiner, rows: list[Row[Pair]]) -> list[Case]:
-    return examiner.decide(
-        [Case(row.record, decode(row.images["clean"]), decode(row.images["artifact"])) for row in rows]
-    )
-
-
-def _finished(row: Row[Pair], case: Case, known: dict[str, SceneFacts]) -> Row[Pair]:
-    """Explained pair; both sides are encoded anew if, and only if, pixels were put back."""
-    source = case.pair.source_id
-    if source not in known:
-        raise ValueError(f"pair {row.key}: no scene {source}; pass the scenes that it was made from")
-    pair = explain(TemplateVlm(), case.pair, case.clean, case.image, known[source])
+def _finished(row: Row[Pair], case: Case) -> Row[Pair]:
+    """The row with its record; both sides are encoded anew if, and only if, pixels were put back."""
     images = row.images
-    if pair.pasted_back:
+    if case.pair.pasted_back:
         image_format = "png" if images["clean"].startswith(b"\x89PNG") else "jpeg"
         images = {"clean": encode(case.clean, image_format), "artifact": encode(case.image, image_format)}
-    return Row(row.key, pair, images)
+    return Row(row.key, case.pair, images)
 
 
 def _counted(section: CurationSection, ref: DatasetRef) -> dict[str, Any]:

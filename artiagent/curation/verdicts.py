@@ -11,21 +11,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from artiagent.config import CurationSection
-from artiagent.curation.change import audit_change, target_mask
-from artiagent.curation.judge import View, judge
+from artiagent.curation.case import Case
+from artiagent.curation.change import Change, audit_change, target_mask
+from artiagent.curation.judge import Judge
 from artiagent.curation.perceptual import Metric, window_reason
-from artiagent.records import Artifact, Pair
+from artiagent.curation.views import View
+from artiagent.records import Artifact
 from artiagent.synthesis.compose import tight_region
-from artiagent.vlm.protocol import Vlm
-
-
-@dataclass(frozen=True)
-class Case:
-    """A pair with its pixels, uint8 [H, W, 3]; `image` changes when artifacts are undone."""
-
-    pair: Pair
-    clean: np.ndarray
-    image: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -34,7 +26,7 @@ class Examiner:
 
     section: CurationSection
     metric: Metric
-    vlm: Vlm | None = None
+    judge: Judge | None = None
 
     def decide(self, cases: Sequence[Case]) -> list[Case]:
         """Judge all artifacts of all cases. A failed one of several is undone and its survivors are judged again.
@@ -49,33 +41,40 @@ class Examiner:
         return decided
 
     def _examine(self, cases: list[Case]) -> list[Case]:
-        measured = [self._measure(case) for case in cases]
+        measured = self._measure(cases)
         asked = [(i, j) for i, case in enumerate(measured) for j, a in enumerate(case.pair.artifacts) if a.accepted]
-        if self.vlm is None or not asked:
+        if self.judge is None or not asked:
             return measured
-        views = [View(measured[i].clean, measured[i].image, measured[i].pair.artifacts[j]) for i, j in asked]
-        verdicts = {}
-        for (i, j), view, opinion in zip(asked, views, judge(self.vlm, views), strict=True):
-            reason = opinion.reason(view.artifact.injection.tool, self.section)
-            detail = f"{view.artifact.detail}, {opinion}"
-            verdicts[i, j] = view.artifact.model_copy(
-                update={"accepted": reason is None, "reason": reason, "detail": detail}
-            )
-        return [
-            _with_artifacts(case, [verdicts.get((i, j), a) for j, a in enumerate(case.pair.artifacts)])
-            for i, case in enumerate(measured)
-        ]
+        views = [_view(measured[i], j) for i, j in asked]
+        for (i, j), verdict in zip(asked, self.judge(views), strict=True):
+            artifacts = list(measured[i].pair.artifacts)
+            detail = f"{artifacts[j].detail}, {verdict.detail}"
+            changes = {"accepted": verdict.reason is None, "reason": verdict.reason, "detail": detail}
+            artifacts[j] = artifacts[j].model_copy(update=changes)
+            case = measured[i].with_pair(artifacts=tuple(artifacts))
+            measured[i] = replace(case, calls=(*case.calls, *verdict.calls))
+        return measured
 
-    def _measure(self, case: Case) -> Case:
+    def _measure(self, cases: Sequence[Case]) -> list[Case]:
         """Figures of all standing artifacts; accepted where no measured limit is broken."""
-        regions = [a.region.decode() for a in case.pair.artifacts]
-        return _with_artifacts(
-            case, [a if a.accepted is False else self._measured(case, a, regions) for a in case.pair.artifacts]
-        )
+        standing = [
+            (i, j) for i, c in enumerate(cases) for j, a in enumerate(c.pair.artifacts) if a.accepted is not False
+        ]
+        crops = [(cases[i].clean, cases[i].image, cases[i].pair.artifacts[j].box) for i, j in standing]
+        distances = dict(zip(standing, self.metric.distances(crops), strict=True))
+        measured = []
+        for i, case in enumerate(cases):
+            regions = [a.region.decode() for a in case.pair.artifacts]
+            artifacts = [
+                self._measured(a, audit_change(case.clean, case.image, a, regions), distances[i, j])
+                if (i, j) in distances
+                else a
+                for j, a in enumerate(case.pair.artifacts)
+            ]
+            measured.append(case.with_pair(artifacts=tuple(artifacts)))
+        return measured
 
-    def _measured(self, case: Case, artifact: Artifact, regions: list[np.ndarray]) -> Artifact:
-        change = audit_change(case.clean, case.image, artifact, regions)
-        distance = self.metric.distance(case.clean, case.image, artifact.box)
+    def _measured(self, artifact: Artifact, change: Change, distance: float) -> Artifact:
         tool = artifact.injection.tool
         reason = change.benign_reason(self.section) if tool == "benign" else change.reason(self.section)
         if reason is None and tool == "distort":
@@ -105,9 +104,9 @@ def undo(case: Case) -> Case:
     for artifact in case.pair.faults:
         region &= ~target_mask(artifact, *region.shape)
     image = np.where(region[..., None], case.clean, case.image)
-    standing = [_standing(a, region) if a.accepted else a for a in artifacts]
+    standing = tuple(_standing(a, region) if a.accepted else a for a in artifacts)
     undone = len(artifacts) - len(case.pair.faults)
-    return _with_artifacts(replace(case, image=image), standing, pasted_back=undone)
+    return replace(case, image=image).with_pair(artifacts=standing, pasted_back=undone)
 
 
 def _standing(artifact: Artifact, undone: np.ndarray) -> Artifact:
@@ -124,5 +123,5 @@ def _undoable(case: Case) -> bool:
     return bool(case.pair.faults) and failed > case.pair.pasted_back
 
 
-def _with_artifacts(case: Case, artifacts: Sequence[Artifact], **changes: int) -> Case:
-    return replace(case, pair=case.pair.model_copy(update={"artifacts": tuple(artifacts), **changes}))
+def _view(case: Case, index: int) -> View:
+    return View(case.clean, case.image, case.pair.artifacts[index], f"{case.pair.job_id}:{index}")

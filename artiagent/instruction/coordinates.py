@@ -43,6 +43,13 @@ class CoordinateSpace:
             "(add its convention to artiagent/instruction/coordinates.py)"
         )
 
+    @classmethod
+    def named(cls, convention: str, width: int, height: int) -> CoordinateSpace:
+        """Space of a convention by its name: ``pixels`` of the image as it is, or ``per_mille``, 0 to 1000."""
+        if convention not in ("pixels", "per_mille"):
+            raise ValueError(f"coordinates {convention!r}: expected 'pixels' or 'per_mille'")
+        return cls(width, height, *((width, height) if convention == "pixels" else (1000, 1000)))
+
     def to_model(self, box: Sequence[int]) -> list[int]:
         """Box in source pixels -> [x0, y0, x1, y1] in the model's units, clipped, never thinner than one unit."""
         x0, y0, x1, y1 = Box(*box).clip(self.width, self.height)

@@ -22,7 +22,7 @@ from artiagent.nano.scenes import render_scene
 from artiagent.nano.views import view_of
 from artiagent.nano.vl_tasks import ASK, Exchange, ask_mismatch
 from artiagent.records import Box
-from artiagent.vlm.protocol import Vlm
+from artiagent.vlm.protocol import Sighted
 
 MOST_TOKENS = {prompts.DESCRIBE_IMAGE: 40, prompts.LOCATE_PART: 48, prompts.LOCATE_MISMATCH: 48}
 QUESTIONS_PER_SCENE = {
@@ -46,7 +46,7 @@ class Asked:
     exchange: Exchange
 
 
-def evaluate(vlm: Vlm, *, first_seed: int, scenes: int) -> dict[str, float]:
+def evaluate(vlm: Sighted, *, first_seed: int, scenes: int) -> dict[str, float]:
     """Scores 0 to 1 on `scenes` rendered scenes from `first_seed` on.
 
     `caption_recall`: share of the true caption's words that were said; `part_iou`: mean IoU of the pixels inside the

@@ -1,16 +1,16 @@
-"""The perception stage: input sets -> scenes, one image at a time, resumable.
+"""The perception stage: input sets -> scenes, a window of images at a time, resumable.
 
-Every usable image is one batch of the writer, so a killed run repeats at most one. Images that cannot be used never
-stop the run: they are named in ``skipped.json`` with a reason code.
+Every usable image is one batch of the writer, so a killed run repeats at most a window. Images that cannot be used
+never stop the run: they are named in ``skipped.json`` with a reason code.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -18,90 +18,123 @@ from tqdm import tqdm
 
 from artiagent import images
 from artiagent.config import InputSet, PerceptionSection
-from artiagent.perception.grounding import Grounder, GroundingError
-from artiagent.perception.grounding.annotations import AnnotationGrounder
 from artiagent.perception.intake import IntakeError, take_in
-from artiagent.perception.linking import link
-from artiagent.perception.sources import SourceError, SourceImage, image_names, iter_images, locate_annotations
-from artiagent.perception.vocabulary import template
-from artiagent.records import DatasetRef, Scene, stable_hash
+from artiagent.perception.perceiver import Look, Perceiver, Skip
+from artiagent.perception.sources import SourceError, SourceImage, image_names, iter_images, left_out
+from artiagent.records import AgentCall, CheckpointRef, DatasetRef, Scene, stable_hash
 from artiagent.store import DatasetWriter, Row, StoreError, open_dataset, write_atomic
+from artiagent.vlm.calls import keep_calls, noted
 
 SKIPPED = "skipped.json"
-_NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
-_PLURALS = {"person": "people", "man": "men", "woman": "women", "child": "children", "mouse": "mice", "knife": "knives"}
 
 
 class PerceptionError(ValueError):
     """No scene could be made; the message gives the reasons."""
 
 
-class _Skip(Exception):
-    """This image yields no scene; ``args`` are the reason code and the detail."""
-
-
-def perceive(section: PerceptionSection, sets: Sequence[InputSet], out: Path) -> DatasetRef:
+def perceive(
+    section: PerceptionSection, sets: Sequence[InputSet], out: Path, base: CheckpointRef | None = None
+) -> DatasetRef:
     """Turn input sets into the data set "scenes" (rows Scene, image column ``image``: PNG after intake).
 
     Beside it ``skipped.json`` maps "set/file" to "code: detail"; the codes are ``decode_error``, ``duplicate``,
-    ``grounding_error``, ``no_vocabulary``, ``no_entity``, and ``missing_file`` for annotations without an image. The
-    summary counts images, skipped, entities, parts, and instances left out as ``dropped:<reason>``.
+    ``grounding_error``, ``no_vocabulary``, ``no_entity``, ``vlm_error``, and those of ``sources.left_out``.
+    ``calls.parquet`` holds every call of an agent. The summary counts images, skipped, entities, parts, and instances
+    left out as ``dropped:<reason>``.
+
+    Args:
+        section: intake, vocabulary, grounding and linking.
+        sets: where images come from.
+        out: folder of the data set.
+        base: model folder of a local VLM for which the section names no model.
 
     Raises SourceError, AnnotationError (before anything is written), PerceptionError when no image is usable (nothing
-    is left behind), StoreError when ``out`` cannot be written (finished images stay and are not repeated).
+    is left behind), VlmUnavailable when a server does not answer, StoreError when ``out`` cannot be written (finished
+    images stay and are not repeated).
     """
     if complete := open_dataset(out):
         return complete
     _check_names(sets)
-    names = {source.name: image_names(source) for source in sets}
-    grounders = {source.name: AnnotationGrounder(locate_annotations(source)) for source in sets}
+    totals = {source.name: len(image_names(source)) for source in sets}
+    perceiver = Perceiver.load(section, sets, base)
     writer: DatasetWriter[Scene] = DatasetWriter(out, "scenes", ("image",))
     skipped: dict[str, str] = {}
-    with tqdm(total=sum(map(len, names.values())), desc="perceive", unit="image") as progress:
+    with tqdm(total=sum(totals.values()), desc="perceive", unit="image") as progress:
         for source in sets:
-            grounder = grounders[source.name]
-            reasons = _perceive_set(section, source, grounder, writer, progress)
-            missing = () if source.limit else grounder.without_image(names[source.name])
-            reasons |= dict.fromkeys(missing, "missing_file: annotated, but there is no such image")
+            reasons = _perceive_set(perceiver, source, writer, progress) | left_out(source)
             skipped |= {f"{source.name}/{name}": reason for name, reason in reasons.items()}
     if not writer.done:
         _remove_empty(writer)
         raise PerceptionError(_nothing_usable(sets, skipped))
-    return _finish(writer, skipped)
-
-
-def describe(names: Sequence[str]) -> str:
-    """Template caption from entity names: ``["dog", "cat", "dog"]`` -> "two dogs and a cat"."""
-    phrases = [_phrase(name, count) for name, count in Counter(names).items()]
-    return " and ".join(filter(None, (", ".join(phrases[:-1]), phrases[-1])))
+    return _finish(writer, skipped, perceiver.lost_calls)
 
 
 def _perceive_set(
-    section: PerceptionSection, source: InputSet, grounder: Grounder, writer: DatasetWriter[Scene], progress: tqdm
+    perceiver: Perceiver, source: InputSet, writer: DatasetWriter[Scene], progress: tqdm
 ) -> dict[str, str]:
     """Write the set's scenes that are not there yet. Returns file name -> reason of the skipped ones."""
-    done = writer.done
     skipped: dict[str, str] = {}
-    seen: dict[str, str] = {}
-    for image in iter_images(source):
+    seen: dict[str, str] = {}  # only usable images count: a later copy may be the annotated one
+    stream = iter_images(source)
+    while window := list(islice(stream, perceiver.section.window)):
+        looks = _take_in(perceiver.section, source, window, writer, seen, skipped)
+        perceiver.see(source, looks)
+        for look in looks:
+            _settle(perceiver, source, look, writer, seen, skipped)
+        progress.set_postfix(skipped=len(skipped), refresh=False)
+        progress.update(len(window))
+    return skipped
+
+
+def _take_in(
+    section: PerceptionSection,
+    source: InputSet,
+    window: list[SourceImage],
+    writer: DatasetWriter[Scene],
+    seen: dict[str, str],
+    skipped: dict[str, str],
+) -> list[Look]:
+    """Decoded images of the window that have no scene yet."""
+    looks = []
+    for image in window:
         try:
             data = _read(image)
-            content = stable_hash(data)
-            if content in seen:
-                raise _Skip("duplicate", f"same bytes as {seen[content]}")
             source_id = f"{source.name}-{stable_hash(data, length=12)}"  # also the batch id: every stage sorts alike
-            if source_id not in done:
-                writer.write(source_id, [_see(section, source, source_id, image.name, data, grounder)])
-            seen[content] = image.name  # only usable images count: a later copy may be the annotated one
-        except _Skip as skip:
+            if source_id in seen:
+                raise Skip("duplicate", f"same bytes as {seen[source_id]}")
+            if source_id in writer:
+                seen[source_id] = image.name
+                continue
+            looks.append(Look(source_id, image.name, image.subject, take_in(data, image.name, section)))
+        except Skip as skip:
             skipped[image.name] = ": ".join(skip.args)
         except IntakeError as error:
             skipped[image.name] = f"decode_error: {error.reason}"
-        except GroundingError as error:
-            skipped[image.name] = f"grounding_error: {error}"
-        progress.set_postfix(skipped=len(skipped), refresh=False)
-        progress.update()
-    return skipped
+    return looks
+
+
+def _settle(
+    perceiver: Perceiver,
+    source: InputSet,
+    look: Look,
+    writer: DatasetWriter[Scene],
+    seen: dict[str, str],
+    skipped: dict[str, str],
+) -> None:
+    """Write the scene of a look, or note why there is none."""
+    try:
+        if look.reason:
+            raise Skip(look.reason)
+        if look.source_id in writer:
+            raise Skip("duplicate", f"same bytes as {seen[look.source_id]}")
+        scene = perceiver.scene(source, look)
+    except Skip as skip:
+        skipped[look.name] = ": ".join(skip.args)
+        perceiver.lost_calls += look.calls
+        return
+    row = Row(look.source_id, scene, {"image": images.encode(look.taken.pixels)})
+    writer.write(look.source_id, [row], noted(look.calls))
+    seen[look.source_id] = look.name
 
 
 def _read(image: SourceImage) -> bytes:
@@ -111,47 +144,18 @@ def _read(image: SourceImage) -> bytes:
         raise IntakeError(image.name, f"cannot be read ({error.strerror})") from error
 
 
-def _see(
-    section: PerceptionSection, source: InputSet, source_id: str, name: str, data: bytes, grounder: Grounder
-) -> Row[Scene]:
-    """One image file through the four steps of perception: intake, vocabulary, grounding, linking."""
-    taken = take_in(data, name, section)
-    grounding = grounder.ground(taken, name, None)
-    vocabulary = template(grounding.instances, section.containment)
-    if not vocabulary.entities:
-        raise _Skip("no_vocabulary", f"{len(grounding.instances)} instances, no entity with a visible part")
-    entities, dropped = link(grounding.instances, vocabulary, section)
-    if not entities:
-        raise _Skip("no_entity", f"none covers {section.entity_min_share:.0%} of the image")
-    width, height = taken.transform.size
-    scene = Scene(
-        source_id=source_id,
-        group=source.name,
-        scored=source.scored,
-        width=width,
-        height=height,
-        image_sha256=hashlib.sha256(taken.pixels.tobytes()).hexdigest(),
-        caption=grounding.caption or describe([entity.name for entity in entities]),
-        entities=entities,
-        licence=grounding.licence,
-        origin=name,
-        grounding=section.grounding,
-        dropped=dict(sorted((dropped + grounding.dropped).items())),
-    )
-    return Row(scene.source_id, scene, {"image": images.encode(taken.pixels)})
-
-
-def _finish(writer: DatasetWriter[Scene], skipped: dict[str, str]) -> DatasetRef:
+def _finish(writer: DatasetWriter[Scene], skipped: dict[str, str], lost_calls: list[AgentCall]) -> DatasetRef:
     listing = json.dumps(skipped, indent=1, sort_keys=True, ensure_ascii=False)
     try:
         write_atomic(writer.directory / SKIPPED, listing.encode())
     except OSError as error:
         raise StoreError(f"{writer.directory}: cannot write {SKIPPED} ({error}); rerun resumes it") from error
+    account = keep_calls(writer, lost_calls)
     counts: Counter[str] = Counter({"skipped": len(skipped)})
     for scene in _written(writer):
         counts.update(images=1, entities=len(scene.entities), parts=sum(len(entity.parts) for entity in scene.entities))
         counts.update({f"dropped:{reason}": number for reason, number in scene.dropped.items()})
-    return writer.finish(dict(sorted(counts.items())))
+    return writer.finish({**dict(sorted(counts.items())), **account})
 
 
 def _written(writer: DatasetWriter[Scene]) -> Iterator[Scene]:
@@ -181,11 +185,6 @@ def _check_names(sets: Sequence[InputSet]) -> None:
 def _nothing_usable(sets: Sequence[InputSet], skipped: dict[str, str]) -> str:
     shown = "".join(f"\n  {name}: {reason}" for name, reason in list(skipped.items())[:5])
     places = ", ".join(source.images for source in sets)
-    return f"none of the images of {places} is usable ({len(skipped)} skipped):{shown}"
-
-
-def _phrase(name: str, count: int) -> str:
-    if count == 1:
-        return f"{'an' if name[0] in 'aeiou' else 'a'} {name}"
-    ending = "es" if name.endswith(("s", "x", "z", "ch", "sh")) else "s"
-    return f"{_NUMBERS[count] if count < len(_NUMBERS) else count} {_PLURALS.get(name, name + ending)}"
+    codes = Counter(reason.split(":")[0] for reason in skipped.values())
+    counted = ", ".join(f"{code} {n}" for code, n in codes.most_common())
+    return f"none of the images of {places} is usable ({len(skipped)} skipped: {counted}):{shown}"

@@ -1,4 +1,4 @@
-"""What every agent does with a vision-language model: ask, read the answer by a schema, ask once more if it is malformed.
+"""What every agent does with a vision-language model: ask, read the answer by a schema, ask once more if malformed.
 
 Knows how an answer becomes a value or a recorded error. Does not know any agent's question. A call that fails is an
 outcome without a value, reason ``vlm_error``: it never ends a run; a server that is gone does (`VlmUnavailable`).
@@ -22,15 +22,26 @@ M = TypeVar("M", bound=BaseModel)
 _FENCED = re.compile(r"```(?:json)?\s*(.*?)```", re.DOTALL)
 _SHOWN = 2000  # characters of a malformed answer that are shown back to the model
 _BRIEF = 120
+_ENGLISH = frozenset(
+    {
+        "the", "an", "is", "are", "was", "of", "in", "on", "at", "by", "it", "its", "to", "and", "or", "has", "have",
+        "with", "there", "where", "not", "this", "that", "from", "into", "as", "one", "two",
+    }
+)  # fmt: skip
+_SENTENCE = 5  # words from which a text must have a word that hardly any English sentence does without
 
 
 @dataclass(frozen=True)
 class Outcome(Generic[T]):
-    """The value an answer stands for; None with the `error` that is left after one repair."""
+    """The value an answer stands for; None with the `error` that is left after one repair.
+
+    `chance` is P(Yes) of a yes/no question where the backend can tell, and 1 or 0 where it only answers.
+    """
 
     value: T | None
     error: str
     call: AgentCall
+    chance: float | None = None
 
 
 def consult(vlm: Vlm, requests: Iterable[Request], read: Callable[[str], T]) -> list[Outcome[T]]:
@@ -71,6 +82,16 @@ def json_text(text: str) -> str:
     return text[start : end + 1] if 0 <= start < end else text.strip()
 
 
+def english(text: str) -> str:
+    """The text, if it is in English as far as letters and the commonest words tell; raises ValueError otherwise."""
+    letters = [c for c in text if c.isalpha()]
+    words = re.findall(r"[a-z']+", text.lower())
+    foreign = sum(not c.isascii() for c in letters) > 0.2 * len(letters)
+    if not letters or foreign or (len(words) >= _SENTENCE and not _ENGLISH.intersection(words)):
+        raise ValueError("expected text in English")
+    return text
+
+
 def calls_of(outcomes: Sequence[Outcome[Any]]) -> list[AgentCall]:
     """For the account: one record per call."""
     return [outcome.call for outcome in outcomes]
@@ -87,13 +108,16 @@ def _outcome(vlm: Vlm, request: Request, answer: Answer, read: Callable[[str], T
             value = read(answer.text)
         except ValueError as problem:
             status, error = "invalid", f"{problem} (answer: {answer.text[:_SHOWN]!r})"
+    chance = answer.probability
+    if chance is None and isinstance(value, bool):
+        chance = float(value)
     call = AgentCall(
         key=request.key, task=request.task, prompt=f"{request.prompt.name}@{request.prompt.version}",
-        prompt_hash=request.prompt.hash, model=vlm.name, status=status, verdict=_brief(value),
+        prompt_hash=request.prompt.hash, model=vlm.name, status=status, verdict=_brief(value, chance),
         tokens_in=answer.tokens_in, tokens_out=answer.tokens_out, cost=answer.cost, cached=answer.cached,
         attempts=answer.attempts, seconds=round(answer.seconds, 4),
     )  # fmt: skip
-    return Outcome(value, error, call)
+    return Outcome(value, error, call, None if value is None else chance)
 
 
 def _repair(request: Request, failed: Outcome[Any]) -> Request:
@@ -116,11 +140,13 @@ def _joined(first: Outcome[T], second: Outcome[T]) -> Outcome[T]:
             "attempts": one.attempts + two.attempts, "seconds": round(one.seconds + two.seconds, 4),
         }
     )  # fmt: skip
-    return Outcome(second.value, second.error, call)
+    return replace(second, call=call)
 
 
-def _brief(value: Any) -> str:
+def _brief(value: Any, chance: float | None) -> str:
     if value is None:
         return ""
+    if isinstance(value, bool):
+        return f"{'yes' if value else 'no'}, P(yes) {chance:.3f}"
     text = json.dumps(value.model_dump(mode="json")) if isinstance(value, BaseModel) else str(value)
     return text if len(text) <= _BRIEF else f"{text[: _BRIEF - 3]}..."

@@ -6,8 +6,8 @@ prompt's text and no backend. A stage that asked nobody writes no file; where th
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from itertools import islice
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain, islice
 from pathlib import Path
 from secrets import token_hex
 from typing import Any
@@ -16,8 +16,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from artiagent.records import AgentCall
+from artiagent.store import DatasetWriter
 
 CALLS = "calls.parquet"
+ANSWERED = ("ok", "repaired")
 _SCHEMA = pa.schema([pa.field("key", pa.string()), pa.field("record", pa.string())])
 _GROUP = 5000  # calls in memory at a time
 _SUMS = ("cached", "attempts", "tokens_in", "tokens_out", "cost", "seconds")
@@ -39,6 +41,28 @@ def write_calls(path: Path, calls: Iterable[AgentCall]) -> int:
     finally:
         temporary.unlink(missing_ok=True)
     return count
+
+
+def noted(calls: Iterable[AgentCall]) -> dict[str, Any]:
+    """The calls as the note of a batch of `DatasetWriter`: a resumed run keeps the account of its predecessors."""
+    return {"calls": [call.model_dump(mode="json") for call in calls]}
+
+
+def keep_calls(writer: DatasetWriter[Any], others: Sequence[AgentCall] = ()) -> dict[str, float | int]:
+    """Before ``finish``: write ``calls.parquet`` from the notes of all batches and from ``others``, if there are any.
+
+    Returns what they come to, for the data set's summary; nothing where nobody was asked.
+    """
+    path = writer.directory / CALLS
+    notes = (AgentCall.model_validate(call) for b in sorted(writer.done) for call in writer.note(b).get("calls", ()))
+    if not write_calls(path, chain(others, notes)):
+        path.unlink()
+        return {}
+    rows = account(read_calls(path)).values()
+    answered = sum(row["statuses"].get(status, 0) for row in rows for status in ANSWERED)
+    calls = sum(row["calls"] for row in rows)
+    sums = {f"vlm_{name}": sum(row[name] for row in rows) for name in ("cached", "tokens_in", "tokens_out", "cost")}
+    return {"vlm_calls": calls, "vlm_failed": calls - answered, **sums}
 
 
 def read_calls(path: Path) -> Iterator[AgentCall]:

@@ -1,6 +1,6 @@
 """The one protocol through which every agent talks to a vision-language model.
 
-Knows what a call consists of and what comes back. Does not know models, prompts' wording or what is done with an answer.
+Knows what a call consists of and what comes back. Does not know models, prompts' wording or what an answer is for.
 """
 
 from __future__ import annotations

@@ -5,15 +5,14 @@ Wordings vary with the prompt's seed. Explanations speak to a layperson: no tool
 
 from __future__ import annotations
 
+import json
 import random
-from collections.abc import Mapping, Sequence
-
-import numpy as np
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from artiagent.instruction.coordinates import CoordinateSpace
-from artiagent.instruction.prompts import plural, with_article
+from artiagent.instruction.prompts import both_of, plural, with_article
 from artiagent.records import stable_hash
-from artiagent.vlm.protocol import Prompt
+from artiagent.vlm.protocol import Answer, Request
 
 # Fields: {part} and {entity} are nouns; {a_part}, {parts}, {An_entity} derive from them; {both} is "the dog and the
 # car" or "the two dogs", {pair} the same without articles.
@@ -86,7 +85,7 @@ REASONS: dict[str, tuple[str, ...]] = {
 
 
 class TemplateVlm:
-    """Answers `Prompt`s of the tasks label, local, global and caption from their facts.
+    """Answers requests of the tasks local, global and caption from their facts, in the form that the prompt asks for.
 
     A fault is given as ``tool``, ``entity``, ``part`` and ``other``; the task "global" takes a list of them under
     ``faults``, the task "caption" ``caption`` (may be empty) and ``entities``.
@@ -97,24 +96,27 @@ class TemplateVlm:
     def space(self, width: int, height: int) -> CoordinateSpace:
         return CoordinateSpace(width, height, width, height)
 
-    def generate(self, images: Sequence[np.ndarray], prompts: Sequence[str | Prompt], max_new_tokens: int) -> list[str]:
-        """One text per prompt; images and length limit are ignored. Raises ValueError for a prompt without facts."""
-        return [_write(prompt) for prompt in prompts]
+    def ask(self, requests: Iterable[Request]) -> Iterator[Answer]:
+        """Raises ValueError for a request without facts and for one that takes eyes."""
+        for request in requests:
+            yield Answer(_write(request))
 
-    def yes_no(self, images: Sequence[np.ndarray], prompts: Sequence[str]) -> np.ndarray:
-        raise ValueError("the template backend writes and never judges; set curation.judge to 'local' or 'none'")
+    def spent(self) -> dict[str, float | int]:
+        return {}
 
 
-def _write(prompt: str | Prompt) -> str:
-    if isinstance(prompt, str) or not prompt.facts:
-        raise ValueError("the template backend answers from facts only; pass a Prompt with facts, or use a model")
-    rng = random.Random(stable_hash(prompt.seed, prompt.task))
-    facts = prompt.facts
-    if prompt.task == "caption":
+def _write(request: Request) -> str:
+    if request.task not in ("local", "global", "caption"):
+        raise ValueError(f"the template backend has no eyes and cannot answer {request.task!r}; use another backend")
+    if not request.facts:
+        raise ValueError("the template backend answers from facts only; pass a request with facts, or use a model")
+    facts, rng = request.facts, random.Random(stable_hash(request.seed, request.task))
+    if request.task == "caption":
         return str(facts["caption"]) or _listing([with_article(str(name)) for name in facts["entities"]])
-    if prompt.task == "global":
-        return _overall(facts["faults"], rng)
-    return _fill(LABELS if prompt.task == "label" else LOCAL, facts, rng)
+    if request.task == "global":
+        return json.dumps({"explanation": _overall(facts["faults"], rng)})
+    label = _fill(LABELS, facts, random.Random(stable_hash(request.seed, "label")))
+    return json.dumps({"label": label, "explanation": _fill(LOCAL, facts, rng)})
 
 
 def _overall(faults: Sequence[Mapping[str, str]], rng: random.Random) -> str:
@@ -126,13 +128,12 @@ def _overall(faults: Sequence[Mapping[str, str]], rng: random.Random) -> str:
 
 def _fill(wordings: Mapping[str, tuple[str, ...]], fault: Mapping[str, str], rng: random.Random) -> str:
     entity, part, other = fault["entity"], fault["part"], fault["other"]
-    twins = entity == other
-    both = f"the two {plural(entity)}" if twins else f"the {entity} and the {other}"
+    both = both_of(entity, other)
     an_entity = with_article(entity)
     return rng.choice(wordings[fault["tool"]]).format(
         part=part, entity=entity, a_part=with_article(part), parts=plural(part),
         both=both, Both=both.capitalize(), An_entity=an_entity[0].upper() + an_entity[1:],
-        pair=plural(entity) if twins else f"{entity} and {other}",
+        pair=plural(entity) if entity == other else f"{entity} and {other}",
     )  # fmt: skip
 
 

@@ -85,6 +85,6 @@ class Grounder(Protocol):
     def ground(
         self, images: Sequence[Intake], names: Sequence[str], vocabularies: Sequence[Vocabulary | None]
     ) -> list[Grounding | GroundingError]:
-        """Ground images called ``names`` in their set; masks refer to ``image.pixels``. An image that cannot be grounded
-        is an error in the list, the others are not concerned."""
+        """Ground images called ``names`` in their set; masks refer to ``image.pixels``. An image that cannot be
+        grounded is an error in the list, the others are not concerned."""
         ...
