@@ -7,7 +7,6 @@ is also SAM's own order (x before y); masks are [H, W], rows first.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Sequence
 from functools import partial
@@ -24,6 +23,7 @@ from torch import Tensor, nn
 from artiagent.checkpoints import locate
 from artiagent.devices import torch_device, torch_dtype
 from artiagent.records import Record
+from artiagent.store import file_sha256, folder_sha256
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 MODEL_TYPE = "segment-anything"
@@ -90,7 +90,8 @@ class SamSegmenter:
     Args:
         location: folder (``config.json`` as `SamSizes`, ``model.safetensors``), a published checkpoint file under its
             published name, or a hub id of such a folder.
-        sha256: expected digest of the weights file; a published file is checked against the published one anyway.
+        sha256: expected digest of the file, or of the folder as in records (`artiagent.store.folder_sha256`); a
+            published file is checked against the published digest anyway.
         device: "auto", "cpu", "cuda", "cuda:1"...
         dtype: "float32" or "bfloat16", of the image encoder's products (autocast).
         batch: images per pass of the image encoder.
@@ -151,36 +152,37 @@ class SamSegmenter:
 
 def load_sam(place: Path, sha256: str | None = None) -> Sam:
     """The Sam of a folder or of a published checkpoint file; see `SamSegmenter`."""
-    weights = place / WEIGHTS if place.is_dir() else place
-    sizes = _sizes_of_folder(place) if place.is_dir() else _sizes_of_file(place)
-    _check_digest(weights, sha256)
-    if place.is_dir():
-        stored = {name: value.float() for name, value in load_file(weights).items()}
-    else:
-        stored = torch.load(weights, map_location="cpu", weights_only=True)
+    folder = place.is_dir()
+    sizes = _sizes_of_folder(place) if folder else _sizes_of_file(place)
+    _check_digest(place, sha256)
+    weights = place / WEIGHTS if folder else place
+    if not weights.is_file():
+        raise ValueError(f"{place}: expected a Sam folder, but {WEIGHTS} is missing")
+    stored = load_file(weights) if folder else torch.load(weights, map_location="cpu", weights_only=True)
     sam = build_sam(sizes)
     try:
-        sam.load_state_dict(stored)
+        sam.load_state_dict({name: value.float() for name, value in stored.items()})
     except RuntimeError as error:
         raise ValueError(f"{weights}: these weights do not fit the architecture of {place.name}: {error}") from error
     return sam
 
 
 def _sizes_of_folder(folder: Path) -> SamSizes:
-    missing = [name for name in (CONFIG, WEIGHTS) if not (folder / name).is_file()]
-    if missing:
-        raise ValueError(f"{folder}: expected a Sam folder, but {' and '.join(missing)} is missing")
-    text = (folder / CONFIG).read_text(encoding="utf-8")
+    config = folder / CONFIG
+    if not config.is_file():
+        raise ValueError(f"{folder}: expected a Sam folder, but {CONFIG} is missing")
+    text = config.read_text(encoding="utf-8")
     try:
-        kind = json.loads(text).get("model_type")
-        if kind != MODEL_TYPE:
-            raise ValueError(
-                f"{folder / CONFIG}: model_type is {kind!r}, expected {MODEL_TYPE!r}; a transformers folder is used by "
-                "perception.grounding=transformers"
-            )
-        return SamSizes.model_validate_json(text)
+        stated = json.loads(text)
+        kind = stated.get("model_type") if isinstance(stated, dict) else None
+        if kind == MODEL_TYPE:
+            return SamSizes.model_validate(stated)
     except (json.JSONDecodeError, ValidationError) as error:
-        raise ValueError(f"{folder / CONFIG}: not the sizes of a Sam: {error}") from error
+        raise ValueError(f"{config}: not the sizes of a Sam: {error}") from error
+    raise ValueError(
+        f"{config}: model_type is {kind!r}, expected {MODEL_TYPE!r}; folders of transformers are read by "
+        "perception.grounding=transformers"
+    )
 
 
 def _sizes_of_file(file: Path) -> SamSizes:
@@ -192,15 +194,14 @@ def _sizes_of_file(file: Path) -> SamSizes:
     return PUBLISHED[file.name]
 
 
-def _check_digest(weights: Path, configured: str | None) -> None:
-    expected = {"configured": configured, "published": PUBLISHED_SHA256.get(weights.name)}
+def _check_digest(place: Path, configured: str | None) -> None:
+    expected = {"configured": configured, "published": PUBLISHED_SHA256.get(place.name)}
     if not any(expected.values()):
         return
-    with weights.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
+    found = folder_sha256(place) if place.is_dir() else file_sha256(place)
     for source, digest in expected.items():
         if digest and digest.lower() != found:
             raise ValueError(
-                f"{weights}: its sha256 is {found}, {source} is {digest}; download the file again or correct "
+                f"{place}: its sha256 is {found}, the {source} one is {digest}; fetch it again, or correct "
                 "perception.detection.segmenter_sha256"
             )
