@@ -254,6 +254,7 @@ class CurationSection(Section):
     metric: Literal["lpips", "ssim", "auto"] = "ssim"
     lpips_weights: str | None = None  # torchvision's AlexNet: a file, or "hub" for torch hub's cache or download
     lpips_sha256: str | None = None  # checked where given; filled in when a run is submitted
+    metric_note: str = transport("")  # why ssim stands in for lpips; filled in when a run is submitted
     lpips_window: tuple[float, float] = (0.5, 0.9)  # similarity 1 - LPIPS, the paper's
     ssim_window: tuple[float, float] = (0.3, 0.8)  # calibrated for the fallback
     min_crop: int = 64

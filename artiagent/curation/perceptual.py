@@ -49,17 +49,19 @@ def settled_metric(section: CurationSection) -> tuple[CurationSection, str]:
     """The section with a metric that can be loaded, the sha256 of its weights filled in, and a line about a fallback.
 
     ``auto`` becomes ``lpips`` where the weights are there or can be downloaded, else ``ssim``; the line says why, and
-    is "" where nothing was replaced. Raises ValueError where ``lpips`` itself is asked for and its weights are absent,
-    and for weights that are there but are not the ones expected: those are never replaced.
+    is "" where nothing was replaced. It stays in the section, ``metric_note``: settling again says it again. Raises
+    ValueError where ``lpips`` itself is asked for and its weights are absent, and for weights that are there but are
+    not the ones expected: those are never replaced.
     """
     if section.metric == "ssim":
-        return section, ""
+        return section, section.metric_note
     try:
         path = located(section.lpips_weights)
     except LpipsAbsent as absent:
         if section.metric == "lpips":
             raise _advised(absent) from absent
-        return section.model_copy(update={"metric": "ssim"}), f"ssim: LPIPS weights absent ({absent})"
+        note = f"ssim: LPIPS weights absent ({absent})"
+        return section.model_copy(update={"metric": "ssim", "metric_note": note}), note
     return section.model_copy(update={"metric": "lpips", "lpips_sha256": verified(path, section.lpips_sha256)}), ""
 
 

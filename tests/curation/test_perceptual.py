@@ -221,6 +221,8 @@ def test_auto_says_why_it_falls_back(tmp_path: Path) -> None:
     section, note = settled_metric(CurationSection(metric="auto"))
     assert section.metric == "ssim" and load_metric(section).window == section.ssim_window
     assert note == "ssim: LPIPS weights absent (curation.lpips_weights is not set)"
+    assert settled_metric(section) == (section, note)
+    assert section.digest() == CurationSection(metric="ssim").digest()  # a reason is no setting
     _, note = settled_metric(CurationSection(metric="auto", lpips_weights=str(tmp_path / "a.pth")))
     assert note == f"ssim: LPIPS weights absent ({tmp_path / 'a.pth'}: no such file)"
     assert settled_metric(CurationSection(metric="ssim")) == (CurationSection(metric="ssim"), "")
