@@ -20,6 +20,8 @@ PACKAGES = ("artiagent", "steps")
 def stage_files(module: str, root: Path) -> tuple[Path, ...]:
     """Local files that ``module`` (dotted name) imports, transitively, itself included; sorted, below ``root``.
 
+    Files that lie in a folder of an imported package, such as its prompts or templates, belong to it.
+
     Raises ValueError when the module does not exist below ``root``.
     """
     if _path_of(module, root) is None:
@@ -35,7 +37,8 @@ def stage_files(module: str, root: Path) -> tuple[Path, ...]:
             found = _path_of(name, root)
             if found is not None:
                 pending.append(found)
-    return tuple(sorted(seen))
+    beside = {file for folder in {path.parent for path in seen} for file in _data_files(folder)}
+    return tuple(sorted(seen | beside))
 
 
 def stage_digest(module: str, root: Path) -> str:
@@ -66,6 +69,12 @@ def _path_of(name: str, root: Path) -> Path | None:
         if candidate.is_file():
             return candidate
     return None
+
+
+def _data_files(package: Path) -> list[Path]:
+    """Files in folders of a package that are no packages themselves."""
+    folders = [f for f in package.iterdir() if f.is_dir() and f.name != "__pycache__" and not any(f.glob("*.py"))]
+    return [file for folder in folders for file in folder.iterdir() if file.is_file()]
 
 
 @lru_cache(maxsize=4096)

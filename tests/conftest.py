@@ -18,3 +18,36 @@ from hypothesis import settings  # noqa: E402  (after the environment is set)
 
 settings.register_profile("artiagent", deadline=None)
 settings.load_profile("artiagent")
+
+from collections.abc import Callable, Iterable, Iterator  # noqa: E402
+
+import pytest  # noqa: E402
+
+from artiagent.instruction.coordinates import CoordinateSpace  # noqa: E402
+from artiagent.vlm.protocol import Answer, Request  # noqa: E402
+
+
+class ScriptedVlm:
+    """A backend that answers by a function of the request and keeps what it was asked."""
+
+    name = "scripted"
+
+    def __init__(self, answer: Callable[[Request], Answer | str]) -> None:
+        self.answer, self.asked = answer, []
+
+    def space(self, width: int, height: int) -> CoordinateSpace:
+        return CoordinateSpace(width, height, width, height)
+
+    def ask(self, requests: Iterable[Request]) -> Iterator[Answer]:
+        for request in requests:
+            self.asked.append(request)
+            said = self.answer(request)
+            yield Answer(said, tokens_in=10, tokens_out=2) if isinstance(said, str) else said
+
+    def spent(self) -> dict[str, int]:
+        return {"calls": len(self.asked)}
+
+
+@pytest.fixture
+def scripted() -> type[ScriptedVlm]:
+    return ScriptedVlm

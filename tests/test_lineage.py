@@ -105,3 +105,14 @@ def test_git_revision(tmp_path):
     assert len(clean) == 40
     (tmp_path / "f").write_text("2")
     assert git_revision(tmp_path) == f"{clean}+dirty"
+
+
+def test_prompts_and_templates_of_an_imported_package_belong_to_a_stage(tree):
+    before = stage_digest("steps.one", tree)
+    prompts = tree / "artiagent" / "deep" / "prompts"
+    prompts.mkdir()
+    (prompts / "ask.v1.md").write_text("What is it?")
+    assert "artiagent/deep/prompts/ask.v1.md" in names(tree, "steps.one")
+    added = stage_digest("steps.one", tree)
+    (prompts / "ask.v1.md").write_text("What was it?")
+    assert len({before, added, stage_digest("steps.one", tree)}) == 3

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from artiagent.config import PlanningSection
-from artiagent.curation.verdicts import Case
+from artiagent.curation.case import Case
 from artiagent.grid import mask_box
 from artiagent.images import encode
 from artiagent.nano.scenes import render_scene

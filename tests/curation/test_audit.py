@@ -7,9 +7,9 @@ import pytest
 
 from artiagent.curation import audit
 from artiagent.curation.audit import auroc, probe_regions, shortcut_audit
+from artiagent.curation.case import Case
 from artiagent.curation.change import target_mask
 from artiagent.curation.traces import block_traces, region_traces
-from artiagent.curation.verdicts import Case
 from artiagent.images import decode, encode
 from artiagent.records import Pair
 

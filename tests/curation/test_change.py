@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from artiagent.config import CurationSection
+from artiagent.curation.case import Case
 from artiagent.curation.change import audit_change, seam_score, target_mask
-from artiagent.curation.verdicts import Case
 
 SECTION = CurationSection()
 

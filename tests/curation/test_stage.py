@@ -7,15 +7,16 @@ import numpy as np
 import pytest
 
 from artiagent.checkpoints import checkpoint_ref
-from artiagent.config import CurationSection
+from artiagent.config import CurationSection, VlmSection
 from artiagent.curation.stage import curate
 from artiagent.curation.verdicts import Examiner
 from artiagent.images import decode
 from artiagent.records import CheckpointRef, DatasetRef, Pair
 from artiagent.store import read_rows
+from artiagent.vlm.calls import CALLS, read_calls
 
 Stored = tuple[DatasetRef, DatasetRef]
-SECTION = CurationSection(judge_batch=8, device="cpu", threads=1, audit_resamples=100)
+SECTION = CurationSection(window=8, device="cpu", vlm=VlmSection(device="cpu", threads=1, batch=8), audit_resamples=100)
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +47,17 @@ def test_every_pair_stays_with_a_verdict_and_the_funnel_adds_up(stored: Stored, 
         assert figures["tried"] == len(mine) == figures["accepted"] + sum(figures["reasons"].values())
     assert curated.summary["accepted"] == sum(p.accepted for p in after.values()) > 0
     assert curated.summary["add_tried"] == counts["tools"]["add"]["tried"]
-    assert (curated.summary["metric"], curated.summary["judge"]) == ("ssim", "local")
+    assert (curated.summary["metric"], curated.summary["judge"]) == ("ssim", "presence")
+
+
+def test_every_call_is_accounted_for_and_every_record_names_its_prompts(curated: DatasetRef) -> None:
+    calls = list(read_calls(Path(curated.uri) / CALLS))
+    pairs = _pairs(curated)
+    asked = [key for key, pair in pairs.items() if pair.agents]
+    assert len(calls) == curated.summary["vlm_calls"] > 0 and curated.summary["vlm_failed"] == 0
+    assert {call.key.split(":")[0] for call in calls} == set(asked)
+    hashes = {pairs[key].agents["presence"] for key in asked}
+    assert hashes == {f"part_in_box@0#{calls[0].prompt_hash} tiny-vl"}
 
 
 def test_pixels_are_the_pairs_own_but_for_what_was_undone(stored: Stored, curated: DatasetRef) -> None:

@@ -6,33 +6,32 @@ import numpy as np
 import pytest
 
 from artiagent.config import CurationSection
+from artiagent.curation.case import Case
+from artiagent.curation.judge import Verdict
 from artiagent.curation.perceptual import load_metric
-from artiagent.curation.verdicts import Case, Examiner, undo
-from artiagent.instruction.coordinates import CoordinateSpace
+from artiagent.curation.verdicts import Examiner, undo
+from artiagent.curation.views import View
+from artiagent.records import AgentCall
 
+CALL = AgentCall(key="k", task="judge", prompt="p@1", prompt_hash="h", model="scripted", status="ok")
 LENIENT = CurationSection(
     change_inside_min=0, change_share_min=0, seam_max=1000, ssim_window=(-1, 1), change_outside_max=0
 )
 
 
 class Scripted:
-    """Answers Yes with fixed probabilities per question, in the order of calls; keeps what it was shown."""
+    """Judges as told, call by call (True: convinced); keeps what it was shown."""
 
-    name = "scripted"
-
-    def __init__(self, *answers: Sequence[float]) -> None:
+    def __init__(self, *answers: Sequence[bool]) -> None:
         self.answers, self.shown = list(answers), []
 
-    def space(self, width: int, height: int) -> CoordinateSpace:
-        return CoordinateSpace(width, height, width, height)
-
-    def yes_no(self, images: Sequence[np.ndarray], prompts: Sequence[str]) -> np.ndarray:
-        self.shown.append(list(images))
-        return np.array(self.answers.pop(0))
+    def __call__(self, views: Sequence[View]) -> list[Verdict]:
+        self.shown.append([view.image for view in views])
+        return [Verdict(None if yes else "judge_rejected", "asked", (CALL,)) for yes in self.answers.pop(0)]
 
 
-def examine(section: CurationSection, vlm: Scripted | None, *cases: Case) -> list[Case]:
-    return Examiner(section, load_metric(section), vlm).decide(cases)
+def examine(section: CurationSection, judge: Scripted | None, *cases: Case) -> list[Case]:
+    return Examiner(section, load_metric(section), judge).decide(cases)
 
 
 @pytest.fixture
@@ -43,28 +42,16 @@ def double(cases: list[Case]) -> Case:
     )  # fmt: skip
 
 
-def _gains(case: Case, *convincing: bool) -> list[float]:
-    """Answers on twins and artifact images that convince about the artifacts named."""
-    before, after = [], []
-    for artifact, yes in zip(case.pair.artifacts, convincing, strict=True):
-        rises = (artifact.injection.tool == "add") == yes
-        before.append(0.1 if rises else 0.9)
-        after.append(0.9 if rises else 0.1)
-    return before + after
-
-
 def test_accepted_artifacts_leave_the_pixels_alone(double: Case) -> None:
-    (case,) = examine(LENIENT, Scripted(_gains(double, True, True)), double)
+    (case,) = examine(LENIENT, Scripted([True, True]), double)
     assert [a.accepted for a in case.pair.artifacts] == [True, True] and case.pair.pasted_back == 0
     assert case.image is double.image
-    assert all("P(yes)" in a.detail and a.distance > 0 for a in case.pair.artifacts)
+    assert all("asked" in a.detail and a.distance > 0 for a in case.pair.artifacts)
 
 
 def test_one_failed_artifact_of_two_is_undone_and_the_other_is_judged_again(double: Case) -> None:
-    survivor = double.pair.artifacts[1]
-    again = [0.1, 0.9] if survivor.injection.tool == "add" else [0.9, 0.1]
-    vlm = Scripted(_gains(double, False, True), again)
-    (case,) = examine(LENIENT, vlm, double)
+    judge = Scripted([False, True], [True])
+    (case,) = examine(LENIENT, judge, double)
     failed, kept = case.pair.artifacts
     assert (failed.accepted, failed.reason) == (False, "judge_rejected")
     assert (kept.accepted, kept.reason, case.pair.pasted_back) == (True, None, 1)
@@ -73,27 +60,26 @@ def test_one_failed_artifact_of_two_is_undone_and_the_other_is_judged_again(doub
     assert undone.any() and np.array_equal(case.image[undone], double.clean[undone])
     assert not np.array_equal(double.image[undone], double.clean[undone])
     assert np.array_equal(case.image[kept.mask.decode()], double.image[kept.mask.decode()])
-    assert len(vlm.shown) == 2 and np.array_equal(vlm.shown[1][1], case.image)
+    assert len(judge.shown) == 2 and np.array_equal(judge.shown[1][0], case.image)
+    assert len(case.calls) == 3
 
 
 def test_a_survivor_that_fails_the_second_look_takes_the_pair_down(double: Case) -> None:
-    survivor = double.pair.artifacts[1]
-    worse = [0.9, 0.1] if survivor.injection.tool == "add" else [0.1, 0.9]
-    (case,) = examine(LENIENT, Scripted(_gains(double, False, True), worse), double)
+    (case,) = examine(LENIENT, Scripted([False, True], [False]), double)
     assert [a.reason for a in case.pair.artifacts] == ["judge_rejected"] * 2
     assert not case.pair.accepted and case.pair.faults == ()
 
 
 def test_a_pair_without_survivor_keeps_its_pixels_for_the_report(double: Case) -> None:
-    (case,) = examine(LENIENT, Scripted(_gains(double, False, False)), double)
+    (case,) = examine(LENIENT, Scripted([False, False]), double)
     assert not case.pair.accepted and case.pair.pasted_back == 0 and case.image is double.image
 
 
 def test_what_the_measurements_reject_is_never_asked_about(double: Case) -> None:
     strict = LENIENT.model_copy(update={"change_share_min": 1.0})
-    vlm = Scripted()
-    (case,) = examine(strict, vlm, double)
-    assert {a.reason for a in case.pair.artifacts} == {"too_similar"} and vlm.shown == []
+    judge = Scripted()
+    (case,) = examine(strict, judge, double)
+    assert {a.reason for a in case.pair.artifacts} == {"too_similar"} and judge.shown == []
 
 
 def test_only_distortions_are_held_to_the_perceptual_window(cases: list[Case]) -> None:
