@@ -20,7 +20,7 @@ import psutil
 
 from artiagent.checkpoints import locate
 from artiagent.config import Config, load_config
-from artiagent.perception.sources import locate_annotations, locate_images
+from artiagent.perception.sources import locate_annotations, locate_images, locate_parts
 from artiagent.store import checkout, home
 
 PACKAGES = ("torch", "diffusers", "transformers", "trl", "peft", "zenml", "mlflow", "dvc", "artiagent")
@@ -104,6 +104,8 @@ def _inputs(config: Config) -> Iterator[Finding]:
         yield _present("data", f"{source.name} images", partial(locate_images, source))
         if source.annotations:
             yield _present("data", f"{source.name} annotations", partial(locate_annotations, source))
+        if source.parts:
+            yield _present("data", f"{source.name} parts", partial(locate_parts, source))
 
 
 def _present(topic: str, name: str, find: Callable[[], Path]) -> Finding:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from artiagent.checkpoints import checkpoint_ref, locate
 from artiagent.config import InputSet, InputsSection
-from artiagent.perception.sources import image_names, input_digest, locate_annotations, locate_images
+from artiagent.perception.sources import image_names, input_digest, locate_annotations, locate_images, locate_parts
 from artiagent.records import CheckpointRef, DatasetRef, stable_hash
 from artiagent.store import file_sha256, folder_sha256, write_atomic
 
@@ -71,8 +71,12 @@ def read_sets(inputs: DatasetRef) -> Sequence[InputSet]:
 
 
 def _absolute(source: InputSet) -> InputSet:
-    annotations = str(locate_annotations(source).resolve()) if source.annotations else None
-    return source.model_copy(update={"images": str(locate_images(source).resolve()), "annotations": annotations})
+    places = {
+        "images": locate_images(source),
+        "annotations": locate_annotations(source) if source.annotations else None,
+        "parts": locate_parts(source),
+    }
+    return source.model_copy(update={key: str(place.resolve()) if place else None for key, place in places.items()})
 
 
 def _checkpoint(name: str, section: InputsSection, digests: dict[str, str]) -> CheckpointRef:
