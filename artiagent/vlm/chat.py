@@ -13,12 +13,14 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from artiagent.config import VlmSection
+from artiagent.vlm.agent import json_text
 from artiagent.vlm.protocol import Answer, Request
 
-OPTIONAL = ("response_format", "logprobs", "top_logprobs", "seed", "temperature", "max_tokens")  # servers differ in these
+# fields in which servers differ
+OPTIONAL = ("response_format", "logprobs", "top_logprobs", "seed", "temperature", "max_tokens")
 _TOP = 20  # tokens whose probability is asked for: the most that servers give
 _UNKNOWN = re.compile(
-    r"unexpected|unknown|unrecogni[sz]ed|unsupported|not (?:be )?(?:supported|permitted|allowed)|does not support|extra_forbidden",
+    r"unexpected|unknown|unrecogni[sz]ed|unsupported|does not support|not (?:be )?(?:supported|permitted|allowed)",
     re.IGNORECASE,
 )
 _KEY = re.compile(r"(?i)\bbearer\s+\S+|\bsk-[\w*.-]+")
@@ -38,8 +40,11 @@ class Refusal:
     code: str = ""
 
     def unknown_field(self, sent: Collection[str]) -> str | None:
-        """The optional field among ``sent`` that the server does not take, if the message says so."""
-        if not _UNKNOWN.search(self.message):
+        """The optional field among ``sent`` that the server does not take, if the message says so.
+
+        A response format that is taken, but not with this schema, is none.
+        """
+        if not _UNKNOWN.search(self.message) or "invalid schema" in self.message.lower():
             return None
         found = [name for name in OPTIONAL if name in sent and re.search(rf"\b{name}\b", self.message)]
         return found[0] if found else None
@@ -116,8 +121,6 @@ def conforms(text: str, schema: Mapping[str, Any] | None) -> bool:
     """Whether an answer can be one of this schema: an object with the required keys. Agents check the rest."""
     if schema is None:
         return True
-    from artiagent.vlm.agent import json_text
-
     try:
         value = json.loads(json_text(text))
     except (ValueError, RecursionError):

@@ -19,7 +19,7 @@ class TokenBucket:
     """A rate per minute, by reservation: whoever takes is told how long to wait, in the order of the calls.
 
     An amount may exceed what is there: it is taken at once and those who follow wait until the debt is paid, so that an
-    amount above the rate itself passes too. In any minute at most ``per_minute``, a second's worth and one amount are taken.
+    amount above the rate itself passes too. In any minute at most ``per_minute``, a second's worth and one amount go.
 
     Args:
         per_minute: requests or tokens.
@@ -49,7 +49,7 @@ class TokenBucket:
 
 
 def backoff(base: float, failures: int) -> float:
-    """Seconds before the next attempt after so many failed ones (>= 1): full jitter below ``base`` doubled each time."""
+    """Seconds before the next attempt after so many failed ones (>= 1): full jitter below ``base``, doubled."""
     return random.uniform(0, min(LONGEST_WAIT, base * 2.0 ** min(failures - 1, 30)))
 
 
