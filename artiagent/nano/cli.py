@@ -9,6 +9,12 @@ import runpy
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from artiagent.config import CurationSection
+    from artiagent.curation.judge import Judge
+    from artiagent.records import CheckpointRef
 
 Command = Callable[[argparse.Namespace], int]
 Add = Callable[..., argparse.ArgumentParser]
@@ -46,11 +52,15 @@ def add_commands(kinds: argparse._SubParsersAction, add: Add, config_options: Ca
     made = add(kinds, "truth", "precision of accepted pairs by nano-parser", truth)
     _curated(made)
     _parser_folder(made)
-    made = add(kinds, "filters", "what curation accepts of pairs whose truth is known", filters)
+    made = add(kinds, "judges", "precision and recall of every filter of curation, where the truth is known", judges)
     config_options(made)
     _parser_folder(made)
-    made.add_argument("--count", type=int, default=400, help="pairs, half of them without a fault")
-    made.add_argument("--out", type=Path, required=True, help="folder for pairs, verdicts and filters.json")
+    made.add_argument("--count", type=int, default=400, help="edits of known truth, half of them without a fault")
+    made.add_argument("--pairs", type=Path, help="also injected pairs, with nano-parser's opinion for the truth")
+    made.add_argument("--no-views", action="store_true", help="do not ask the local model about three views")
+    made.add_argument("--url", help="also the judges of an OpenAI-compatible server, e.g. http://127.0.0.1:8000/v1")
+    made.add_argument("--model", default="", help="name of the server's model")
+    made.add_argument("--out", type=Path, required=True, help="folder for edits, judges.json and judges.md")
     made = add(kinds, "study", "sampler x loss, and injected against drawn pairs, with several seeds", study)
     config_options(made)
     _curated(made)
@@ -136,25 +146,51 @@ def truth(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def filters(arguments: argparse.Namespace) -> int:
-    """Make the filter test, curate it with the configuration's filters and print what they accepted."""
+def judges(arguments: argparse.Namespace) -> int:
+    """Ask every stage and every judge that can run here about every artifact, and print the table."""
     from artiagent.checkpoints import checkpoint_ref
     from artiagent.config import load_config
-    from artiagent.curation.stage import curate
+    from artiagent.curation.perceptual import load_metric
     from artiagent.nano.drawn_pairs import write_filter_test
+    from artiagent.nano.judge_quality import edits_truth, markdown, opinions, parser_truth, quality
     from artiagent.nano.parser import Parser
-    from artiagent.nano.truth import filter_recall
-    from artiagent.store import write_atomic
+    from artiagent.store import open_dataset, write_atomic
 
     config = load_config(arguments.config, arguments.set)
-    encode = _encode_path(config.inputs.generator)
-    pairs, made_from = write_filter_test(arguments.out, arguments.count, encode=encode)
-    judge = checkpoint_ref("base", config.inputs.vlm)
-    curated = curate(config.curation, pairs, made_from, judge, arguments.out / f"curated-{judge.sha256[:8]}")
-    found = filter_recall(Parser(arguments.parser), curated)
-    write_atomic(arguments.out / "filters.json", (json.dumps(found, indent=1) + "\n").encode())
-    _print(found)
+    section = config.curation
+    asked = _judges(section, checkpoint_ref("base", config.inputs.vlm), arguments)
+    edits = open_dataset(arguments.out / "pairs")
+    if edits is None:
+        edits, _ = write_filter_test(arguments.out, arguments.count, encode=_encode_path(config.inputs.generator))
+    sets = {"edits": (edits, edits_truth)}
+    if arguments.pairs:
+        sets["injected"] = (arguments.pairs, parser_truth(Parser(arguments.parser)))
+    metric = load_metric(section)
+    tables = {name: quality(opinions(pairs, section, metric, asked, truth)) for name, (pairs, truth) in sets.items()}
+    text = "\n\n".join(f"{name}:\n\n{markdown(table)}" for name, table in tables.items())
+    write_atomic(arguments.out / "judges.json", (json.dumps(tables, indent=1) + "\n").encode())
+    write_atomic(arguments.out / "judges.md", f"{text}\n".encode())
+    print(text)
     return 0
+
+
+def _judges(section: CurationSection, base: CheckpointRef, arguments: argparse.Namespace) -> dict[str, Judge]:
+    """Name -> judge: the local model in both ways, and a server's model where one is named."""
+    from artiagent.curation.judge import load_judge
+    from artiagent.vlm import load_vlm
+
+    ways = ["presence"] if arguments.no_views else ["presence", "views"]
+    backends = {"local": section.vlm.model_copy(update={"backend": "local"})}
+    if arguments.url:
+        server = {"backend": "openai", "base_url": arguments.url, "model": arguments.model, "structured": "prompt"}
+        backends["openai"] = section.vlm.model_copy(update=server)
+    made = {}
+    for backend, vlm_section in backends.items():
+        vlm = load_vlm(vlm_section, base, "curation.vlm")
+        for way in ways:
+            asked = section.model_copy(update={"judge": way, "vlm": vlm_section})
+            made[f"judge {way}, {backend} {vlm.name}"] = load_judge(asked, vlm)
+    return made
 
 
 def study(arguments: argparse.Namespace) -> int:

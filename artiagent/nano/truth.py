@@ -92,24 +92,3 @@ def precision(parser: Parser, curated: DatasetRef | Path, seed: int = 0) -> dict
         weights = draw_weights(len(right), 1000, seed)
         table[verdict][tool] = interval(ratio_of(right, asked), weights, int(asked.sum()))
     return dict(table)
-
-
-def filter_recall(parser: Parser | None, curated: DatasetRef | Path) -> dict[str, dict[str, float | int]]:
-    """What curation accepts of a filter test (`drawn_pairs.write_filter_test`), per tool and kind of edit.
-
-    With a `parser`, also what it sees: its own recall and false alarms.
-    """
-    counts: dict[str, dict[str, int]] = defaultdict(lambda: defaultdict(int))
-    rows = read_rows(curated, Pair)
-    found = judged(parser, rows) if parser else ((row.record, a, None) for row in rows for a in row.record.artifacts)
-    for pair, artifact, opinion in found:
-        cell = counts[f"{artifact.injection.tool}/{pair.prompt}"]
-        cell["n"] += 1
-        cell["accepted"] += bool(artifact.accepted)
-        cell["parser"] += bool(opinion)
-        if artifact.reason is not None:
-            cell[f"reason:{artifact.reason}"] += 1
-    return {
-        name: {**cell, "accepted_share": round(cell["accepted"] / cell["n"], 3)}
-        for name, cell in sorted(counts.items())
-    }

@@ -24,7 +24,7 @@ from artiagent.nano.parser import (
     train_parser,
 )
 from artiagent.nano.scenes import KINDS, TRAIN_SEEDS, render_scene
-from artiagent.nano.truth import filter_recall, precision, seen
+from artiagent.nano.truth import precision, seen
 from artiagent.nano.views import view_of
 from artiagent.records import Artifact, Injection, Mask, Pair, PatchMapping
 from artiagent.store import read_rows
@@ -118,7 +118,7 @@ def test_training_resumes_and_the_folder_parses(tmp_path: Path) -> None:
         Parser(tmp_path)
 
 
-def test_precision_and_filter_recall_count_every_artifact(tmp_path: Path) -> None:
+def test_precision_counts_every_artifact(tmp_path: Path) -> None:
     curated, _ = write_drawn_pairs(tmp_path, 8, encode=lambda images: images)
 
     class Agrees:
@@ -130,7 +130,4 @@ def test_precision_and_filter_recall_count_every_artifact(tmp_path: Path) -> Non
     table = precision(Agrees(), curated)
     assert table["accepted"]["all"].n == 8
     assert sum(table["accepted"][tool].n for tool in ("add", "remove", "distort", "fuse")) == 8
-    counted = filter_recall(None, curated)
-    assert sum(cell["n"] for cell in counted.values()) == 8
-    assert all(cell["accepted_share"] == 1 for cell in counted.values())
     assert all(row.record.explanation for row in read_rows(curated, Pair, ()))
