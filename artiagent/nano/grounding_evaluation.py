@@ -1,21 +1,146 @@
-"""Measures detectors, segmenters and linking on held-out rendered scenes, where the truth is known to the pixel."""
+"""Measures detectors, segmenters and linking on held-out rendered scenes, where the truth is known to the pixel.
+
+Knows truth, matching and figures. Does not know how a detector or a segmenter works. The terms that are searched are
+those of the true vocabulary: what is measured is grounding alone.
+"""
 
 from __future__ import annotations
 
 import random
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
-from artiagent.nano.scenes import KINDS, render_scene
-from artiagent.nano.views import View, parts_of_kinds, view_of
+from artiagent.config import PerceptionSection
+from artiagent.evaluation.bootstrap import draw_weights, interval
+from artiagent.evaluation.metrics import ratio_of
+from artiagent.nano.scenes import KINDS, TRAIN_SEEDS, RenderedScene, render_scene
+from artiagent.nano.views import View, box_of, parts_of_kinds, view_of
 from artiagent.nano.vl_tasks import everywhere
-from artiagent.perception.grounding import Detector
+from artiagent.perception.grounding import Detection, Detector, Instance
+from artiagent.perception.linking import link
+from artiagent.perception.vocabulary import Vocabulary, template
+from artiagent.records import Entity
 
+FIRST_SEED = TRAIN_SEEDS[1_650_000_000]  # of no recipe
 HIT = 0.5  # IoU from which a box is found
-ABSENT_TERMS = 2  # asked per scene
+SAME = 0.3  # IoU of masks from which two of one name are the same thing
+ABSENT_TERMS = 2  # asked per scene, where detectors alone are measured
+RESAMPLES = 2000
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A scene with its true instances; `owners` maps a part's id to its entity's."""
+
+    image: np.ndarray
+    instances: tuple[Instance, ...]
+    owners: dict[str, str]
+    vocabulary: Vocabulary
+
+    @property
+    def terms(self) -> tuple[str, ...]:
+        """Entities and parts to search, entities first."""
+        entries = (*self.vocabulary.peripheral, *self.vocabulary.intermediate)
+        return (*self.vocabulary.entities, *dict.fromkeys(part for entry in entries for part in entry.subentities))
+
+    @property
+    def alike(self) -> bool:
+        """Whether two entities are of one kind, so that linking has a choice."""
+        return max(Counter(i.name for i in self.instances if i.layer == "entity").values(), default=0) > 1
+
+
+def sample_of(scene: RenderedScene, containment: float) -> Sample:
+    """The truth about a rendered scene, its vocabulary included."""
+    instances, owners = [], {}
+    for entity in scene.entities:
+        instances.append(Instance(f"e{entity.id}", entity.name, "entity", entity.mask))
+        for number, part in enumerate(entity.parts):
+            instances.append(Instance(f"e{entity.id}p{number}", part.name, part.layer, part.mask))
+            owners[instances[-1].id] = f"e{entity.id}"
+    vocabulary = template(instances, containment)
+    return Sample(scene.image, tuple(instances), owners, vocabulary)
+
+
+def held_out(scenes: int, containment: float) -> dict[str, list[Sample]]:
+    """`scenes` ordinary scenes ("any") and a third as many of two entities of one kind ("alike")."""
+    plain = (render_scene(FIRST_SEED + n) for n in range(scenes))
+    alike = (
+        render_scene(FIRST_SEED + 1_000_000 + n, kinds=[KINDS[n % len(KINDS)]], entities=2)
+        for n in range(max(1, scenes // 3))
+    )
+    drawn = {"any": plain, "alike": alike}
+    return {name: [sample_of(scene, containment) for scene in rendered] for name, rendered in drawn.items()}
+
+
+def true_boxes(sample: Sample) -> list[Detection]:
+    """What a perfect detector would say about the terms of the sample."""
+    return [
+        Detection(instance.name, tuple(map(float, box_of(instance.mask))), 1.0)
+        for instance in sample.instances
+        if instance.name in sample.terms
+    ]
+
+
+def score(
+    sample: Sample, detections: Sequence[Detection], found: Sequence[Instance], section: PerceptionSection
+) -> dict[str, tuple[float, float]]:
+    """Figures of one scene as (numerator, denominator), to be added up over scenes.
+
+    `LEVEL_box_recall`, `LEVEL_box_precision` at IoU .5; `LEVEL_mask_iou` over instances that were found (mask IoU with
+    one of their name above .3), `LEVEL_mask_iou_all` over all, 0 for missed ones; LEVEL is entity or part.
+    `linking`: parts at the right entity, of the found parts that were linked; `linked`: the same, of the found parts
+    that the true masks link; `yield`: the same, of all parts that the true masks link.
+    """
+    counts: dict[str, np.ndarray] = defaultdict(lambda: np.zeros(2))
+    pairs: dict[str, str] = {}
+    for name in sample.terms:
+        level = "entity" if name in sample.vocabulary.entities else "part"
+        truth = [instance for instance in sample.instances if instance.name == name]
+        boxes = [detection.box for detection in detections if detection.phrase == name]
+        true, said, hits, _ = tally_boxes([box_of(instance.mask) for instance in truth], boxes)
+        counts[f"{level}_box_recall"] += (hits, true)
+        counts[f"{level}_box_precision"] += (hits, said)
+        masks = [instance for instance in found if instance.name == name]
+        overlap = np.array([[mask_iou(a.mask, b.mask) for b in masks] for a in truth]).reshape(len(truth), len(masks))
+        same = match(overlap, SAME)
+        counts[f"{level}_mask_iou"] += (sum(overlap[pair] for pair in same), len(same))
+        counts[f"{level}_mask_iou_all"] += (sum(overlap[pair] for pair in same), len(truth))
+        pairs |= {masks[column].id: truth[row].id for row, column in same}
+    _score_links(sample, found, pairs, section, counts)
+    return {name: (float(top), float(bottom)) for name, (top, bottom) in counts.items()}
+
+
+def _score_links(
+    sample: Sample, found: Sequence[Instance], pairs: dict[str, str], section: PerceptionSection, counts: dict
+) -> None:
+    usable = set(_linked(link(sample.instances, sample.vocabulary, section)[0]))
+    links = _linked(link(found, sample.vocabulary, section)[0])
+    known = {part: truth for part, truth in pairs.items() if truth in sample.owners}
+    right = {part for part, truth in known.items() if pairs.get(links.get(part, "")) == sample.owners[truth]}
+    counts["linking"] += (len(right), len(known.keys() & links.keys()))
+    counts["linked"] += (len({known[part] for part in right} & usable), len(usable.intersection(known.values())))
+    counts["yield"] += (len({known[part] for part in right} & usable), len(usable))
+
+
+def _linked(entities: Sequence[Entity]) -> dict[str, str]:
+    """Part id -> entity id."""
+    return {part.id: entity.id for entity in entities for part in entity.parts}
+
+
+def summarise(rows: Sequence[dict[str, tuple[float, float]]], seed: int = 0) -> dict[str, Any]:
+    """Every figure with its 95 % interval; scenes are resampled. Figures without any case are left out."""
+    weights = draw_weights(len(rows), RESAMPLES, seed)
+    figures: dict[str, Any] = {}
+    for name in dict.fromkeys(name for row in rows for name in row):
+        top, bottom = np.array([row.get(name, (0.0, 0.0)) for row in rows]).T
+        if bottom.sum():
+            figures[name] = interval(ratio_of(top, bottom), weights, n=int(bottom.sum())).model_dump()
+    return figures | {"scenes": len(rows)}
 
 
 def terms_of(view: View, rng: random.Random) -> dict[str, list[tuple[int, ...]]]:
@@ -26,22 +151,7 @@ def terms_of(view: View, rng: random.Random) -> dict[str, list[tuple[int, ...]]]
     return {name: boxes for name in asked if (boxes := everywhere(view, name)) is not None}
 
 
-def pairwise_iou(one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """float64 [n, m] IoU of boxes [n, 4] and [m, 4] (x0, y0, x1, y1)."""
-    a, b = one[:, None, :], other[None, :, :]
-    sides = (np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2])).clip(0)
-    both = sides.prod(-1)
-    areas = [(boxes[..., 2:] - boxes[..., :2]).prod(-1) for boxes in (a, b)]
-    return both / np.maximum(areas[0] + areas[1] - both, 1e-9)
-
-
-def match(overlap: np.ndarray, least: float) -> list[tuple[int, int]]:
-    """Pairs (row, column) of the one-to-one assignment with the largest sum of `overlap` [n, m] above `least`."""
-    rows, columns = linear_sum_assignment(-np.where(overlap >= least, overlap, 0.0))
-    return [(int(i), int(j)) for i, j in zip(rows, columns, strict=True) if overlap[i, j] >= least]
-
-
-def box_figures(detector: Detector, *, first_seed: int, scenes: int) -> dict[str, object]:
+def box_figures(detector: Detector, *, first_seed: int, scenes: int) -> dict[str, Any]:
     """Recall and precision at IoU .5 of all boxes, for entities and parts apart and per term.
 
     `iou`: mean over true boxes of the IoU with the detection that is assigned to it, 0 where there is none.
@@ -50,11 +160,10 @@ def box_figures(detector: Detector, *, first_seed: int, scenes: int) -> dict[str
     views = [view_of(render_scene(seed)) for seed in range(first_seed, first_seed + scenes)]
     asked = [terms_of(view, rng) for view in views]
     found = detector.detect([view.image for view in views], [list(terms) for terms in asked])
-    counts: dict[str, np.ndarray] = defaultdict(lambda: np.zeros(4))  # true, found, hits, sum of IoU
+    counts: dict[str, np.ndarray] = defaultdict(lambda: np.zeros(4))
     for terms, detections in zip(asked, found, strict=True):
         for name, truth in terms.items():
-            boxes = [detection.box for detection in detections if detection.phrase == name]
-            counts[name] += _tally(truth, boxes)
+            counts[name] += tally_boxes(truth, [d.box for d in detections if d.phrase == name])
     kinds = {name: tally for name, tally in counts.items() if name in KINDS}
     parts = {name: tally for name, tally in counts.items() if name not in KINDS}
     return {
@@ -66,10 +175,10 @@ def box_figures(detector: Detector, *, first_seed: int, scenes: int) -> dict[str
     }
 
 
-def _tally(truth: Sequence[Sequence[float]], found: Sequence[Sequence[float]]) -> np.ndarray:
-    overlap = pairwise_iou(*(np.array(boxes, float).reshape(-1, 4) for boxes in (truth, found)))
-    pairs = match(overlap, 0.1)
-    ious = [overlap[pair] for pair in pairs]
+def tally_boxes(truth: Sequence[Sequence[float]], found: Sequence[Sequence[float]]) -> np.ndarray:
+    """Numbers of true and found boxes and of pairs at IoU .5, and the sum of the IoU of all pairs; float [4]."""
+    overlap = box_iou(*(np.array(boxes, float).reshape(-1, 4) for boxes in (truth, found)))
+    ious = [overlap[pair] for pair in match(overlap, 0.05)]
     return np.array([len(truth), len(found), sum(iou >= HIT for iou in ious), sum(ious)], float)
 
 
@@ -77,3 +186,24 @@ def _figures(tally: np.ndarray) -> dict[str, float]:
     true, found, hits, ious = tally
     shares = {"recall": hits / max(1, true), "precision": hits / max(1, found), "iou": ious / max(1, true)}
     return {name: round(float(value), 4) for name, value in shares.items()} | {"boxes": int(true)}
+
+
+def box_iou(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """float64 [n, m] IoU of boxes [n, 4] and [m, 4] (x0, y0, x1, y1)."""
+    a, b = one[:, None, :], other[None, :, :]
+    sides = (np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2])).clip(0)
+    both = sides.prod(-1)
+    areas = [(boxes[..., 2:] - boxes[..., :2]).prod(-1) for boxes in (a, b)]
+    return both / np.maximum(areas[0] + areas[1] - both, 1e-9)
+
+
+def mask_iou(one: np.ndarray, other: np.ndarray) -> float:
+    """IoU of two bool masks [H, W]; 1 when both are empty."""
+    union = int((one | other).sum())
+    return float((one & other).sum() / union) if union else 1.0
+
+
+def match(overlap: np.ndarray, least: float) -> list[tuple[int, int]]:
+    """Pairs (row, column) of the one-to-one assignment with the largest sum of `overlap` [n, m] above `least`."""
+    rows, columns = linear_sum_assignment(-np.where(overlap >= least, overlap, 0.0))
+    return [(int(i), int(j)) for i, j in zip(rows, columns, strict=True) if overlap[i, j] >= least]

@@ -24,6 +24,7 @@ from torch.nn import functional as F
 
 from artiagent.nano.augment import LIGHT_ONLY, augmented_view
 from artiagent.nano.export import replacing
+from artiagent.nano.grounding_evaluation import box_iou, mask_iou
 from artiagent.nano.loop import Progress, Schedule, bf16_is_native, describe_machine, fit
 from artiagent.nano.parser import classes
 from artiagent.nano.scene_pool import ScenePool
@@ -109,18 +110,9 @@ def shaken(box: Sequence[float], rng: random.Random, side: int = IMAGE_SIZE) -> 
             spans.append([middle + sign * length / 2 + strength * rng.uniform(-2, 2) for sign in (-1, 1)])
         (a, c), (b, d) = spans
         drawn = tuple(float(np.clip(value, 0, side)) for value in (a, b, c, d))
-        if box_iou(drawn, box) >= LEAST_IOU:
+        if box_iou(np.array([drawn]), np.array([box], float)) >= LEAST_IOU:
             return drawn
     return tuple(map(float, box))
-
-
-def box_iou(one: Sequence[float], other: Sequence[float]) -> float:
-    """IoU of two boxes (x0, y0, x1, y1)."""
-    width = min(one[2], other[2]) - max(one[0], other[0])
-    height = min(one[3], other[3]) - max(one[1], other[1])
-    both = max(0.0, width) * max(0.0, height)
-    areas = [(box[2] - box[0]) * (box[3] - box[1]) for box in (one, other)]
-    return both / max(sum(areas) - both, 1e-9)
 
 
 def prompts_of(view: View, count: int, rng: random.Random) -> tuple[np.ndarray, np.ndarray]:
@@ -265,12 +257,6 @@ def measure(segmenter: Segmenter, *, first_seed: int, scenes: int) -> dict[str, 
         figures[f"entity_iou_{how}"] = _mean(row[:n] for row, n in zip(ious, counts, strict=True))
         figures[f"part_iou_{how}"] = _mean(row[n:] for row, n in zip(ious, counts, strict=True))
     return figures | {"scenes": scenes}
-
-
-def mask_iou(one: np.ndarray, other: np.ndarray) -> float:
-    """IoU of two bool masks [H, W]; 1 when both are empty."""
-    union = int((one | other).sum())
-    return float((one & other).sum() / union) if union else 1.0
 
 
 def _mean(rows: Iterable[Sequence[float]]) -> float:
