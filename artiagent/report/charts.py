@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import matplotlib as mpl
 import numpy as np
@@ -13,7 +13,9 @@ mpl.use("Agg")
 mpl.rcParams["svg.hashsalt"] = "artiagent"
 import matplotlib.pyplot as plt  # noqa: E402  (after the backend is chosen)
 
-INK, ACCENT, SECOND = "#64748b", "#0f766e", "#b45309"
+INK, ACCENT, SECOND, BAD = "#64748b", "#0f766e", "#b45309", "#dc2626"
+# Mid tones that stand out on the light and on the dark page.
+SERIES = (ACCENT, "#b45309", "#7c3aed", "#dc2626", "#2563eb", "#ca8a04", "#db2777", "#64748b", "#0891b2", "#65a30d")
 LABELS = {
     "macro_f1": "macro-F1", "auroc": "AUROC", "accuracy": "accuracy",
     "recall_at_10": "recall at 10 % FA", "iou": "IoU", "pixel_f1": "pixel F1",
@@ -91,6 +93,78 @@ def tradeoff_chart(
         _plain(axis)
     handles = [plt.Line2D([], [], color=colour, label=name) for name, colour in colours.items()]
     np.atleast_1d(axes)[-1].legend(handles=handles, fontsize=8, frameon=False, labelcolor=INK)
+    return _svg(figure)
+
+
+def share_chart(rows: Mapping[str, Mapping[str, int]], order: Sequence[str]) -> str:
+    """A bar per row, cut into the shares of its counts; ``order`` of the counts' names fixes their colours."""
+    rows = {name: counts for name, counts in rows.items() if sum(counts.values())}
+    if not rows:
+        return ""
+    figure, axis = plt.subplots(figsize=(9.6, 0.3 * len(rows) + 0.9))
+    named: set[str] = set()
+    for row, counts in enumerate(rows.values()):
+        left, total = 0.0, sum(counts.values())
+        for colour, key in zip(SERIES, order, strict=False):
+            if not (n := counts.get(key, 0)):
+                continue
+            axis.barh(row, n / total, left=left, color=colour, height=0.68, label=None if key in named else key)
+            if n / total > 0.045:
+                axis.text(left + n / total / 2, row, str(n), ha="center", va="center", fontsize=8, color="white")
+            left += n / total
+            named.add(key)
+    axis.set_yticks(range(len(rows)), list(rows))
+    axis.set_ylim(len(rows) - 0.5, -0.5)
+    axis.set_xlim(0, 1)
+    axis.xaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f} %")
+    handles = {key: plt.Rectangle((0, 0), 1, 1, color=c) for c, key in zip(SERIES, order, strict=False) if key in named}
+    axis.legend(
+        handles.values(), handles.keys(), loc="lower left", bbox_to_anchor=(0, 1), ncols=6, fontsize=8, frameon=False,
+        labelcolor=INK, handlelength=1, handleheight=1,
+    )  # fmt: skip
+    _plain(axis)
+    return _svg(figure)
+
+
+class Histogram(NamedTuple):
+    """Counts [bins] of each series, stacked; ``span`` is shaded, at ``marks`` there is a dotted line."""
+
+    series: Mapping[str, Sequence[int]]
+    span: tuple[float, float] | None = None
+    marks: Sequence[float] = ()
+
+
+def histogram_chart(panels: Mapping[str, Histogram], edges: Sequence[float], label: str, columns: int = 1) -> str:
+    """A panel for each histogram, all over the same bins (``edges`` [bins + 1]); series keep their colours."""
+    if not panels:
+        return ""
+    lines = -(-len(panels) // columns)
+    figure, axes = plt.subplots(
+        lines, columns, figsize=(9.6 / columns * min(columns, 2), 0.95 * lines + 0.5), sharex=True, squeeze=False
+    )
+    names = list(dict.fromkeys(name for panel in panels.values() for name in panel.series))
+    colours = dict(zip(names, (ACCENT, BAD, SECOND, INK), strict=False))
+    left, width = np.array(edges[:-1]), np.diff(edges)
+    for axis, (title, panel) in zip(axes.T.ravel(), panels.items(), strict=False):
+        bottom = np.zeros(len(left))
+        if panel.span is not None:
+            axis.axvspan(*panel.span, color=INK, alpha=0.14, lw=0)
+        for name, counts in panel.series.items():
+            axis.bar(left, counts, width, bottom, align="edge", color=colours[name])
+            bottom += np.array(counts)
+        for mark in panel.marks:
+            axis.axvline(mark, color=INK, lw=1.2, ls=":")
+        axis.set_title(title, fontsize=9, color=INK, loc="left", pad=3)
+        axis.set_yticks([bottom.max()], [f"{bottom.max():.0f}"])
+        axis.set_xlim(edges[0], edges[-1])
+        _plain(axis)
+    for axis in axes.T.ravel()[len(panels) :]:
+        axis.set_visible(False)
+    for axis in axes[-1]:
+        axis.set_xlabel(label, fontsize=8, color=INK)
+    if len(names) > 1:
+        handles = [plt.Rectangle((0, 0), 1, 1, color=colours[name]) for name in names]
+        axes[0, -1].legend(handles, names, fontsize=8, frameon=False, labelcolor=INK, handlelength=1, handleheight=1)
     return _svg(figure)
 
 
