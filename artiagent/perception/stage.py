@@ -123,10 +123,10 @@ def _settle(
 ) -> None:
     """Write the scene of a look, or note why there is none."""
     try:
+        if look.source_id in seen:  # of the same window
+            raise Skip("duplicate", f"same bytes as {seen[look.source_id]}")
         if look.reason:
             raise Skip(look.reason)
-        if look.source_id in writer:
-            raise Skip("duplicate", f"same bytes as {seen[look.source_id]}")
         scene = perceiver.scene(source, look)
     except Skip as skip:
         skipped[look.name] = ": ".join(skip.args)

@@ -322,8 +322,8 @@ from artiagent.perception import stage
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job inherits that it is ignored
 write, left = stage.DatasetWriter.write, [3]
 
-def write_then_interrupt(writer, batch, rows):
-    write(writer, batch, rows)
+def write_then_interrupt(writer, *batch):
+    write(writer, *batch)
     left[0] -= 1
     if not left[0]:
         signal.raise_signal(signal.SIGINT)

@@ -13,12 +13,14 @@ from artiagent.config import PerceptionSection
 from artiagent.grid import containment, mask_box
 from artiagent.images import decode
 from artiagent.perception import stage
+from artiagent.perception.perceiver import describe
 from artiagent.perception.sources import SourceError
-from artiagent.perception.stage import PerceptionError, describe, perceive
+from artiagent.perception.stage import PerceptionError, perceive
 from artiagent.records import Scene
 from artiagent.store import read_rows
 
 SECTION = PerceptionSection()
+ONE_BY_ONE = PerceptionSection(window=1)  # a killed run repeats a window at most
 
 
 def test_rendered_scenes_come_through_whole(scene_folder: Callable, tmp_path: Path) -> None:
@@ -92,7 +94,7 @@ def test_killed_run_resumes_and_repeats_nothing(
     monkeypatch.setattr(stage, "take_in", interrupted)
     out = tmp_path / "out"
     with pytest.raises(KeyboardInterrupt):
-        perceive(SECTION, [folder.source], out)
+        perceive(ONE_BY_ONE, [folder.source], out)
     chunks = {path: path.stat().st_mtime_ns for path in (out / "chunks").iterdir()}
     assert len(chunks) == 4
     assert not (out / "manifest.json").exists()
@@ -100,7 +102,7 @@ def test_killed_run_resumes_and_repeats_nothing(
     resumed: list[str] = []
     monkeypatch.setattr(stage, "take_in", lambda d, name, s: (resumed.append(name), take_in(d, name, s))[1])
     monkeypatch.setattr(stage.DatasetWriter, "finish", _checked(chunks, stage.DatasetWriter.finish))
-    ref = perceive(SECTION, [folder.source], out)
+    ref = perceive(ONE_BY_ONE, [folder.source], out)
     assert sorted(taken + resumed) == sorted(path.name for path in folder.images.iterdir())
     assert (ref.digest, ref.summary) == (reference.digest, reference.summary)
 
