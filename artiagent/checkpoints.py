@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from artiagent.records import CheckpointRef
@@ -18,25 +19,26 @@ def checkpoint_ref(name: str, location: str) -> CheckpointRef:
     return CheckpointRef(name=name, uri=str(folder), sha256=folder_sha256(folder))
 
 
-def locate(location: str) -> Path:
-    """Resolve a path of the configuration to an existing folder or file."""
+def locate(location: str, files: Sequence[str] | None = None) -> Path:
+    """Resolve a path of the configuration to an existing folder or file; ``files`` are the patterns of those that are
+    wanted of a hub repository, None for all."""
     roots = [Path.cwd(), *([root] if (root := checkout()) else [])]
     for candidate in (Path(location).expanduser(), *(root / location for root in roots)):
         if candidate.exists():
             return candidate.resolve()
     if location.count("/") == 1 and not location.startswith(("data/", ".", "/")):
-        return _from_hub(location)
+        return _from_hub(location, files)
     raise ValueError(
         f"{location}: no such file or folder; embedded data comes with 'dvc pull' (or 'make setup'), "
         "other models with a local path or a hub id"
     )
 
 
-def _from_hub(repository: str) -> Path:
+def _from_hub(repository: str, files: Sequence[str] | None) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
     try:
-        return Path(snapshot_download(repository, token=os.environ.get("HF_TOKEN")))
+        return Path(snapshot_download(repository, token=os.environ.get("HF_TOKEN"), allow_patterns=files))
     except (LocalEntryNotFoundError, OfflineModeIsEnabled, HfHubHTTPError) as error:
         raise ValueError(f"{repository}: not in the hub's cache and cannot be downloaded ({error})") from error

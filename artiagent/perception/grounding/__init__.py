@@ -47,12 +47,19 @@ class Grounding:
 
 @dataclass(frozen=True)
 class Detection:
-    """A box of one thing. ``phrase`` is the term it was found for, as given to the detector; ``box`` is
-    (x0, y0, x1, y1) in pixels of the image, x1 and y1 exclusive, floats; ``score`` in 0..1."""
+    """A box of one thing. ``phrase`` is the term it was found for, as given to the detector, "" where it fits none;
+    ``box`` is (x0, y0, x1, y1) in pixels of the image, x1 and y1 exclusive, floats; ``score`` in 0..1."""
 
     phrase: str
     box: tuple[float, float, float, float]
     score: float
+
+
+@dataclass(frozen=True)
+class MaskedDetection(Detection):
+    """A detection that is already cut out. ``mask`` is bool [H, W]."""
+
+    mask: np.ndarray
 
 
 class Detector(Protocol):
