@@ -6,7 +6,6 @@ pixels, where the centre of the first one is (1, 1); ``obj_contour`` is [2, n], 
 
 from __future__ import annotations
 
-import io
 import re
 from collections import Counter
 from functools import partial
@@ -20,6 +19,7 @@ from artiagent.perception.grounding.annotations import AnnotationGrounder, fill_
 from artiagent.perception.grounding.coco import plain_noun
 from artiagent.perception.intake import Intake
 from artiagent.perception.sources.listing import Listing, refusal, refuse_keys, wanted_categories
+from artiagent.perception.sources.matlab import read_matrices
 from artiagent.perception.sources.places import MISSING, find_home, is_inside, walk
 from artiagent.perception.vocabulary import check_noun
 
@@ -148,16 +148,13 @@ def contour(data: bytes) -> np.ndarray:
 
     Raises ValueError for what is no MATLAB 5 file, damaged, too large or of other contents.
     """
-    import scipy.io
-
-    if len(data) > _MAT_BYTES or not data.startswith(b"MATLAB 5.0 MAT-file"):
-        raise ValueError(f"expected a MATLAB 5 file of at most {_MAT_BYTES} bytes, got {len(data)} bytes")
-    try:
-        content = scipy.io.loadmat(io.BytesIO(data), variable_names=("box_coord", "obj_contour"))
-        box, outline = (np.asarray(content[key], dtype=float) for key in ("box_coord", "obj_contour"))
-    except Exception as error:  # scipy's reader raises nearly anything on damaged files
-        raise ValueError(f"damaged, or without box_coord and obj_contour ({error!r})") from error
-    if box.size != 4 or outline.shape[:1] != (2,) or outline.ndim != 2 or outline.shape[1] < 3:
+    if len(data) > _MAT_BYTES:
+        raise ValueError(f"{len(data)} bytes, expected an outline of at most {_MAT_BYTES}")
+    found = read_matrices(data)
+    if missing := {"box_coord", "obj_contour"} - set(found):
+        raise ValueError(f"no matrix {min(missing)}, found {sorted(found)}")
+    box, outline = found["box_coord"], found["obj_contour"]
+    if box.size != 4 or outline.ndim != 2 or outline.shape[0] != 2 or outline.shape[1] < 3:
         raise ValueError(f"box_coord {box.shape}, obj_contour {outline.shape}; expected 4 numbers and [2, 3 or more]")
     if not np.isfinite(box).all():
         raise ValueError(f"box_coord {box.ravel().tolist()}: expected finite numbers")

@@ -60,6 +60,7 @@ class Annotated:
     unused_parts: tuple[str, ...]  # names in the file of parts that the other files do not have
     categories: tuple[str, ...]
     origin: str
+    prefixes: tuple[str, ...]
 
     def join(self, files: Sequence[str]) -> dict[str, str]:
         """Annotated name -> file, as `join` does."""
@@ -139,7 +140,8 @@ def _read(
                 kept[0].caption = caption
     unused = _add_parts(notes, refused, parts) if parts else ()
     origin = ", ".join(document.path.name for document in instances)
-    return Annotated(notes, refused, unused, tuple(known), origin)
+    prefixes = tuple(document.prefix for document in instances)
+    return Annotated(notes, refused, unused, tuple(known), origin, prefixes)
 
 
 def _filter(
@@ -205,7 +207,11 @@ def absent(annotated: Annotated, places: Mapping[str, str], unread: Iterable[str
     names = [*annotated.notes, *annotated.refused, *annotated.unused_parts]
     unread = tuple(f"{split}/" for split in unread)
     lost = (name for name in names if name not in places and not name.startswith(unread))
-    return {name: BAD_ENTRY if leads_outside(name) else MISSING for name in lost}
+    return {name: BAD_ENTRY if leads_outside(_inner(name, annotated.prefixes)) else MISSING for name in lost}
+
+
+def _inner(name: str, prefixes: Iterable[str]) -> str:
+    return next((name.removeprefix(prefix) for prefix in prefixes if name.startswith(prefix)), name)
 
 
 def grounder_of(annotated: Annotated, places: Mapping[str, str]) -> AnnotationGrounder:
