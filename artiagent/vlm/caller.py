@@ -31,11 +31,14 @@ _BUSY = (408, 409, 425, 429)
 
 @dataclass(eq=False)
 class _Passing(Exception):
-    """A failure that may pass. `wait`: seconds the server asks for. `counts`: as an attempt."""
+    """A failure that may pass.
+
+    `wait`: seconds the server asks for. `unreachable`: there was no connection. `counts`: as an attempt.
+    """
 
     reason: str
     wait: float | None = None
-    unconnected: bool = False
+    unreachable: bool = False
     counts: bool = True
 
 
@@ -58,6 +61,11 @@ class Caller:
         self._heard = -math.inf  # when the server answered last, with whatever status
         self._proven = False  # some answer was good, of this process or from the cache
         self._row = 0  # lost calls since
+        self._over: VlmUnavailable | None = None  # what ended the run: nothing is sent any more
+
+    def begin(self) -> None:
+        """A new run: what ended the last one may have been mended."""
+        self._over = None
 
     def prove(self) -> None:
         """Somebody has answered such calls before: refusals are about the calls, not about the settings."""
@@ -83,16 +91,21 @@ class Caller:
             known: looks before every attempt whether somebody else was answered meanwhile.
         """
         started, failures = time.monotonic(), 0
+        silent_since = started
         while True:
             if (answer := known()) is not None:
                 return answer
             try:
                 async with slots:
+                    if self._over is not None:
+                        raise self._over
                     answer = await self._attempt(session, request, tokens, await images())
                 return replace(answer, attempts=failures + 1, seconds=time.monotonic() - started)
             except _Passing as failure:
                 failures += failure.counts
-                if failure.counts and self._is_last(failure, failures, started):
+                if 2 * failures <= self.section.attempts:
+                    silent_since = time.monotonic()
+                if failure.counts and self._is_last(failure, failures, silent_since):
                     error = Answer(error=failure.reason, attempts=failures, seconds=time.monotonic() - started)
                     return self._lost(error)
                 await asyncio.sleep(self._pause(failure, failures))
@@ -107,11 +120,10 @@ class Caller:
         try:
             response = await self.endpoint.post(session, body)
         except Unreachable as error:
-            raise _Passing(f"connection: {error}", unconnected=True) from None
+            raise _Passing(f"connection: {error}", unreachable=True) from None
         except Lost as error:
-            timeout = str(error) == "timeout"
-            self._maybe_paid(tokens, timeouts=int(timeout))
-            raise _Passing(str(error), unconnected=not timeout) from None
+            self._maybe_paid(tokens, timeouts=int(str(error) == "timeout"))
+            raise _Passing(str(error)) from None
         except asyncio.CancelledError:
             self._maybe_paid(tokens)
             raise
@@ -181,13 +193,13 @@ class Caller:
             self.endpoint.base_url, field, instead.get(field, ""), message,
         )  # fmt: skip
 
-    def _is_last(self, failure: _Passing, failures: int, started: float) -> bool:
-        """Raises VlmUnavailable where the server has not been heard of, by anybody, since the call began."""
-        unheard = self._heard == -math.inf
-        limit = min(self.section.attempts, _FIRST) if unheard and failure.unconnected else self.section.attempts
-        if failures < limit:
+    def _is_last(self, failure: _Passing, failures: int, silent_since: float) -> bool:
+        """Raises VlmUnavailable where there is no connection, and no call was answered in the later half of the
+        attempts; a server that has never been heard of gets few."""
+        unheard = self._heard == -math.inf and failure.unreachable
+        if failures < (min(self.section.attempts, _FIRST) if unheard else self.section.attempts):
             return False
-        if failure.unconnected and self._heard < started:
+        if failure.unreachable and (unheard or self._heard < silent_since):
             raise self._unavailable(
                 f"cannot be reached ({failure.reason}; {failures} attempts); start the server or correct the address"
             )
@@ -216,4 +228,5 @@ class Caller:
 
     def _unavailable(self, what: str) -> VlmUnavailable:
         where = f"{self.setting}.base_url {self.endpoint.base_url}"
-        return VlmUnavailable(f"{where}: {what}. Finished work is kept; a rerun resumes")
+        self._over = VlmUnavailable(f"{where}: {what}. Finished work is kept; a rerun resumes")
+        return self._over

@@ -169,6 +169,7 @@ class OpenAiVlm:
         with self._lock:
             if self._life is None:
                 section = self.section
+                self._caller.begin()
                 encoder = Encoder(section.image_side, section.image_format, kept=2 * section.concurrency)
                 self._life = _Life(LoopThread(section.concurrency), encoder)
             self._users += 1
