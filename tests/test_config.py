@@ -1,7 +1,15 @@
 import pytest
 import yaml
 
-from artiagent.config import Config, ConfigError, effective_config, load_config, parse_config
+from artiagent.config import (
+    Config,
+    ConfigError,
+    CurationSection,
+    VlmSection,
+    effective_config,
+    load_config,
+    parse_config,
+)
 from artiagent.presets import PRESETS, owned
 from artiagent.store import checkout
 
@@ -26,7 +34,7 @@ def test_nano_names_every_key_with_its_default():
     assert tree == defaults
 
 
-@pytest.mark.parametrize("name", ["nano", "single_gpu", "paper"])
+@pytest.mark.parametrize("name", ["nano", "nano_grounding", "single_gpu", "paper"])
 def test_profiles_are_valid_and_keep_their_own_models(name):
     config = load_config(CONFIGS / f"{name}.yaml")
     profile = name.replace("_", "-")
@@ -151,3 +159,21 @@ def test_own_images_replace_the_input_sets(path, tmp_path):
 def test_sections_are_immutable():
     with pytest.raises(ValueError, match="frozen"):
         Config().synthesis.steps = 3
+
+
+def test_how_a_result_is_obtained_stays_out_of_the_digest():
+    plain = CurationSection()
+    hasty = CurationSection(
+        window=7, vlm=VlmSection(timeout=3, attempts=1, price_in=2.5, api_key_env="MY_KEY", batch=4)
+    )
+    assert hasty.digest() == plain.digest()
+    for change in ({"model": "other"}, {"image_side": 512}, {"prompts": {"caption": 1}}, {"base_url": "http://b/v1"}):
+        assert CurationSection(vlm=VlmSection(**change)).digest() != plain.digest()
+    assert CurationSection(judge="views").digest() != plain.digest()
+
+
+def test_an_alias_is_two_values_once_it_is_read(tmp_path):
+    file = tmp_path / "c.yaml"
+    file.write_text("parameters:\n  config:\n    perception: {vlm: &a {model: one}}\n    curation: {vlm: *a}\n")
+    config = load_config(file, ["curation.vlm.model=two"])
+    assert (config.perception.vlm.model, config.curation.vlm.model) == ("one", "two")
