@@ -180,7 +180,20 @@ def test_caption_and_licence(grounder: Callable) -> None:
     assert found.licence == "CC-BY-4.0"
 
 
-@pytest.mark.parametrize("segmentation", [None, [], [[1, 2]], {"size": [128, 160], "counts": [5]}, {"counts": [5]}, 3])
+@pytest.mark.parametrize(
+    "segmentation",
+    [
+        None,
+        [],
+        [[1, 2]],
+        [[1, 2, 3, 4, 5, 10**400]],
+        [[1, 2, 3, 4, 5, "x"]],
+        {},
+        {"size": [128, 160], "counts": [5]},
+        {"counts": [5]},
+        3,
+    ],
+)
 def test_a_bad_segmentation_concerns_its_image_only(grounder: Callable, segmentation: Any) -> None:
     content = document(annotations=[{"id": 31, "image_id": 7, "category_id": 1, "segmentation": segmentation}])
     with pytest.raises(GroundingError, match="a.png: annotation 31: "):
@@ -194,6 +207,30 @@ def test_images_without_annotations(grounder: Callable) -> None:
         found_in(backend, photo(), "b.png")
 
 
+def test_an_image_that_cannot_be_grounded_leaves_the_others_alone(grounder: Callable) -> None:
+    backend = grounder(document())
+    found = backend.ground([photo(), photo(), photo()], ["a.png", "b.png", "a.png"], [None, None, None])
+    assert [isinstance(f, GroundingError) for f in found] == [False, True, False]
+    assert (backend.name, backend.needs_vocabulary) == ("annotations", False)
+
+
+def test_names_of_large_vocabularies_become_nouns(grounder: Callable) -> None:
+    names = {
+        "Mouse_(computer_equipment)": "mouse",
+        "Bow (weapon) and arrow": "bow and arrow",
+        " Teddy_bear": "teddy bear",
+    }
+    content = document(
+        categories=[{"id": key, "name": name} for key, name in enumerate(names)],
+        annotations=[{**document()["annotations"][0], "id": key, "category_id": key} for key in range(len(names))],
+    )
+    assert [i.name for i in found_in(grounder(content), photo()).instances] == list(names.values())
+
+
+def test_a_byte_order_mark_is_no_matter(grounder: Callable) -> None:
+    assert found_in(grounder(b"\xef\xbb\xbf" + json.dumps(document()).encode()), photo()).instances
+
+
 IMAGE, NOTE = document()["images"][0], document()["annotations"][0]
 
 
@@ -203,6 +240,9 @@ IMAGE, NOTE = document()["images"][0], document()["annotations"][0]
         (b"{not json", "not valid JSON"),
         (b"\xff\xfe\x00", "not valid JSON"),
         (b"[]", "got a list"),
+        (b"[" * 100_000, "not valid JSON"),
+        (b"1" * 10_000, "not valid JSON"),
+        (document(annotations=[{**NOTE, "score": "high"}]), "annotations.id=31.: score 'high'; expected a number"),
         ({"images": [], "categories": []}, "under 'annotations', found keys .'categories', 'images'."),
         (document(images={}), "under 'images'"),
         (document(images=[IMAGE, IMAGE]), "images: id 7 appears twice"),

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,11 +9,15 @@ import pyarrow.parquet as pq
 import pytest
 
 from artiagent.config import InputSet
+from artiagent.perception.grounding.coco import AnnotationError
 from artiagent.perception.sources import (
     SourceError,
     image_names,
     input_digest,
     iter_images,
+    known_grounder,
+    left_out,
+    licence_of,
     locate_annotations,
 )
 
@@ -115,3 +120,112 @@ def test_digest_sees_names_bytes_and_annotations_but_not_places(folder: Path, tm
     digests.append(input_digest(source.model_copy(update={"limit": 1})))
     digests.append(input_digest(source.model_copy(update={"scored": False})))
     assert len(set(digests)) == len(digests)
+
+
+@pytest.fixture
+def notes(tmp_path: Path) -> Path:
+    """Dogs: one in a.jpg, two in deep/c.webp, one in an image that is not there, one in an entry that climbs."""
+    names = ["a.jpg", "deep/c.webp", "gone.jpg", "../up.jpg"]
+    document = {
+        "images": [{"id": key, "file_name": name} for key, name in enumerate(names)],
+        "categories": [{"id": 1, "name": "dog"}, {"id": 2, "name": "ear"}],
+        "annotations": [
+            {"id": key, "image_id": image, "category_id": category}
+            for key, (image, category) in enumerate([(0, 1), (0, 2), (1, 1), (1, 1), (2, 1), (3, 1)])
+        ],
+    }
+    path = tmp_path / "coco.json"
+    path.write_text(json.dumps(document))
+    return path
+
+
+@pytest.fixture(params=["folder", "parquet"])
+def annotated(request: pytest.FixtureRequest, folder: Path, parquet: Callable, notes: Path) -> InputSet:
+    source = InputSet(name="set", images=str(folder))
+    if request.param == "parquet":
+        read = dict(contents(source))
+        source = parquet(file_name=list(read), image=list(read.values()))
+    return source.model_copy(update={"annotations": str(notes)})
+
+
+def test_images_stay_where_no_filter_asks_and_entries_without_image_are_named(annotated: InputSet) -> None:
+    assert image_names(annotated) == ("a.jpg", "b.PNG", "deep/c.webp")
+    assert left_out(annotated) == {
+        "../up.jpg": "bad_entry: leads outside of the set",
+        "gone.jpg": "missing_file: annotated, but there is no such image",
+    }
+    assert {image.subject for image in iter_images(annotated)} == {""}
+
+
+def test_filters_count_what_the_annotations_show(annotated: InputSet) -> None:
+    dogs = annotated.model_copy(update={"categories": ("dog",)})
+    assert contents(dogs) == [("a.jpg", b"a.jpg"), ("deep/c.webp", b"deep/c.webp")]
+    assert left_out(dogs)["b.PNG"] == "not_annotated: no annotation file lists it"
+    pairs = dogs.model_copy(update={"instances": (2, 2)})
+    assert contents(pairs) == [("deep/c.webp", b"deep/c.webp")]
+    assert left_out(pairs)["a.jpg"] == "filtered_instances: shows 1, expected 2 to 2"
+    assert input_digest(pairs) != input_digest(dogs) != input_digest(annotated)
+    with pytest.raises(SourceError, match="unknown 'ear'; did you mean 'dog'"):  # a part is no category of images
+        image_names(annotated.model_copy(update={"categories": ("ear",)}))
+
+
+def test_filters_and_parts_need_annotations(folder: Path, notes: Path) -> None:
+    source = InputSet(name="set", images=str(folder))
+    assert known_grounder(source) is None
+    assert left_out(source) == {}
+    for update in ({"categories": ("dog",)}, {"instances": (1, 2)}, {"parts": str(notes)}):
+        with pytest.raises(SourceError, match="'parts', 'categories' and 'instances' need 'annotations'"):
+            image_names(source.model_copy(update=update))
+
+
+def test_names_do_not_wait_for_annotations(annotated: InputSet, notes: Path) -> None:
+    notes.write_text("{")
+    assert len(image_names(annotated)) == 3
+    assert input_digest(annotated)
+    for ask in (left_out, known_grounder):
+        with pytest.raises(AnnotationError, match="coco.json: not valid JSON"):
+            ask(annotated)
+
+
+def test_with_a_limit_nothing_behind_the_last_image_is_named(annotated: InputSet) -> None:
+    few = annotated.model_copy(update={"limit": 1})
+    assert image_names(few) == ("a.jpg",)
+    assert set(left_out(few)) == {"../up.jpg"}
+
+
+def test_reading_is_lazy(folder: Path) -> None:
+    stream = iter_images(InputSet(name="set", images=str(folder)))
+    first = next(stream)
+    (folder / "a.jpg").write_bytes(b"written after the set was listed")
+    (folder / "b.PNG").unlink()
+    assert first.read() == b"written after the set was listed"
+    second = next(stream)  # nothing has been opened yet
+    with pytest.raises(FileNotFoundError):
+        second.read()
+
+
+def test_hidden_files_are_left_out_and_do_not_enter_the_digest(folder: Path) -> None:
+    source = InputSet(name="set", images=str(folder))
+    before = input_digest(source)
+    (folder / "._a.jpg").write_bytes(b"resource fork")
+    assert input_digest(source) == before
+    assert list(left_out(source)) == ["._a.jpg"]
+
+
+def test_digests_of_sets_without_filters_are_what_they_were(folder: Path) -> None:
+    source = InputSet(name="set", images=str(folder))
+    assert input_digest(source) == "ac0882f68174734ef93014a725d391fe2d2099ee43e5b5f90e049d767070f085"
+    assert input_digest(source.model_copy(update={"licence": "CC0"})) != input_digest(source)
+
+
+def test_the_set_s_own_licence_goes_before_the_layout_s() -> None:
+    source = InputSet(name="set", images="x")
+    assert licence_of(source.model_copy(update={"licence": "CC-BY-4.0"})) == "CC-BY-4.0"
+    assert licence_of(source) == "unknown"
+
+
+def test_published_layouts_need_a_folder(parquet: Callable) -> None:
+    source = parquet(file_name=["a"], image=[b"x"])
+    for layout in ("coco", "caltech101", "hands11k", "celeba_hq"):
+        with pytest.raises(SourceError, match=f"layout '{layout}' needs a folder, got a file"):
+            image_names(source.model_copy(update={"layout": layout}))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from functools import partial
+from functools import cache, partial
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -55,15 +55,15 @@ def survey(source: InputSet, root: Path) -> Listing:
             left_out[name] = reason
         else:
             names.append(name)
-    notes = _annotations(home)
+    notes = cache(partial(_annotations, home))  # walked when asked for
     return Listing(
         home=home,
         names=names,
         left_out=left_out,
-        absent=lambda: _absent(files, left_out, notes),
-        grounder=lambda: AnnotationGrounder(partial(_outline, home, notes)) if notes else None,
+        absent=lambda: _absent(files, left_out, notes()),
+        grounder=lambda: AnnotationGrounder(partial(_outline, home, notes())) if notes() else None,
         subject=_noun,
-        evidence=lambda name: [home / notes[_key(name)]] if _key(name) in notes else [],
+        evidence=lambda name: [home / notes()[_key(name)]] if _key(name) in notes() else [],
         categories=sorted(known),
     )
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import re
-from functools import partial
+from functools import cache, partial
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -52,15 +52,15 @@ def survey(source: InputSet, root: Path) -> Listing:
     filtered = refusal(source, 1)
     if filtered:
         left_out |= {name: filtered for name in files if name not in misplaced}
-    masks = _masks(home) if published else {}
+    masks = cache(partial(_masks, home))  # half a million files: walked when asked for
     return Listing(
         home=home,
         names=[name for name in files if name not in left_out],
         left_out=left_out,
-        absent=lambda: _absent(files, left_out, masks),
-        grounder=lambda: AnnotationGrounder(partial(_look_up, home, masks)) if masks else None,
+        absent=lambda: _absent(files, left_out, masks()),
+        grounder=lambda: AnnotationGrounder(partial(_look_up, home, masks())) if masks() else None,
         subject=lambda name: SUBJECT,
-        evidence=lambda name: [home / file for file in sorted(masks.get(_number(name), {}).values())],
+        evidence=lambda name: [home / file for file in sorted(masks().get(_number(name), {}).values())],
         categories=(SUBJECT,),
     )
 
@@ -73,7 +73,7 @@ def _number(name: str) -> int | None:
 
 def _masks(home: Path) -> dict[int, dict[str, str]]:
     """Number -> label -> file. Files elsewhere than the number says are none of the layout's."""
-    if not (home / MASKS).is_dir() or not is_inside(home / MASKS, home.resolve()):
+    if not (home / IMAGES).is_dir() or not (home / MASKS).is_dir() or not is_inside(home / MASKS, home.resolve()):
         return {}
     found: dict[int, dict[str, str]] = {}
     for file in walk(home / MASKS, (".png",))[0]:
