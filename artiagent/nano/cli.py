@@ -24,7 +24,7 @@ GENERATOR = "data/weights/nano-flux"
 def add_commands(kinds: argparse._SubParsersAction, add: Add, config_options: Callable) -> None:
     """All commands with their options; `add(kinds, name, help, command)` makes a parser."""
     made = add(kinds, "train", "train one of the nano models (minutes and more)", train, add_help=False)
-    made.add_argument("model", choices=("flux", "vl", "clip", "parser"))
+    made.add_argument("model", choices=("flux", "vl", "clip", "parser", "sam", "grounder"))
     made.add_argument("options", nargs=argparse.REMAINDER, help="options of the recipe; try --help after the model")
     made = add(kinds, "scenes", "render source scenes with part annotations", scenes)
     made.add_argument("--out", type=Path, default=Path("data/scenes"))
@@ -61,6 +61,7 @@ def add_commands(kinds: argparse._SubParsersAction, add: Add, config_options: Ca
     made.add_argument("--url", help="also the judges of an OpenAI-compatible server, e.g. http://127.0.0.1:8000/v1")
     made.add_argument("--model", default="", help="name of the server's model")
     made.add_argument("--out", type=Path, required=True, help="folder for edits, judges.json and judges.md")
+    _add_grounding(kinds, add, config_options)
     made = add(kinds, "study", "sampler x loss, and injected against drawn pairs, with several seeds", study)
     config_options(made)
     _curated(made)
@@ -70,6 +71,17 @@ def add_commands(kinds: argparse._SubParsersAction, add: Add, config_options: Ca
     made.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     made.add_argument("--no-ablation", action="store_true", help="injected against drawn pairs only")
     made.add_argument("--workers", type=int, default=2, help="runs side by side, one thread each")
+
+
+def _add_grounding(kinds: argparse._SubParsersAction, add: Add, config_options: Callable) -> None:
+    made = add(
+        kinds, "grounding", "boxes, masks and linking of a detector and a segmenter on held-out scenes", grounding
+    )
+    config_options(made)
+    made.add_argument("--scenes", type=int, default=300, help="ordinary scenes; a third as many of two alike entities")
+    made.add_argument("--detector", default="data/weights/nano-grounder", help="folder of a VLM that writes boxes")
+    made.add_argument("--segmenter", default="data/weights/nano-sam", help="Sam folder or published file")
+    made.add_argument("--out", type=Path, required=True, help="folder for grounding.json and grounding.png")
 
 
 def train(arguments: argparse.Namespace) -> int:
@@ -191,6 +203,33 @@ def _judges(section: CurationSection, base: CheckpointRef, arguments: argparse.N
             asked = section.model_copy(update={"judge": way, "vlm": vlm_section})
             made[f"judge {way}, {backend} {vlm.name}"] = load_judge(asked, vlm)
     return made
+
+
+def grounding(arguments: argparse.Namespace) -> int:
+    """Print the figures and write them, with a sheet of the first dozen scenes."""
+    from artiagent.config import load_config
+    from artiagent.images import encode
+    from artiagent.nano.grounding_evaluation import evaluate_grounding
+    from artiagent.nano.grounding_sheet import draw_sheet
+    from artiagent.perception.grounding.detect import load_grounder
+    from artiagent.store import write_atomic
+
+    settings = [
+        "perception.grounding=grounded_sam", "perception.detection.boxes=vlm",
+        f"perception.detection.detector={arguments.detector}", f"perception.detection.segmenter={arguments.segmenter}",
+    ]  # fmt: skip
+    section = load_config(arguments.config, [*settings, *(arguments.set or [])]).perception
+    loaded = load_grounder(section)
+    report, shown = evaluate_grounding(loaded.detector, loaded.segmenter, section, arguments.scenes)
+    rows = zip(shown.samples, shown.detections, shown.instances, strict=True)
+    strips = [
+        (", ".join(sample.vocabulary.entities), sample.image, sample.instances, detections, instances)
+        for sample, detections, instances in list(rows)[:12]
+    ]
+    write_atomic(arguments.out / "grounding.png", encode(draw_sheet(strips)))
+    write_atomic(arguments.out / "grounding.json", (json.dumps(report, indent=1) + "\n").encode())
+    _print(report)
+    return 0
 
 
 def study(arguments: argparse.Namespace) -> int:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -18,10 +18,13 @@ from scipy.optimize import linear_sum_assignment
 from artiagent.config import PerceptionSection
 from artiagent.evaluation.bootstrap import draw_weights, interval
 from artiagent.evaluation.metrics import ratio_of
+from artiagent.images import encode
 from artiagent.nano.scenes import KINDS, TRAIN_SEEDS, RenderedScene, render_scene
 from artiagent.nano.views import View, box_of, parts_of_kinds, view_of
 from artiagent.nano.vl_tasks import everywhere
-from artiagent.perception.grounding import Detection, Detector, Instance
+from artiagent.perception.grounding import Detection, Detector, Grounding, Instance, Segmenter
+from artiagent.perception.grounding.detect import DetectorGrounder
+from artiagent.perception.intake import take_in
 from artiagent.perception.linking import link
 from artiagent.perception.vocabulary import Vocabulary, template
 from artiagent.records import Entity
@@ -74,7 +77,8 @@ def held_out(scenes: int, containment: float) -> dict[str, list[Sample]]:
         for n in range(max(1, scenes // 3))
     )
     drawn = {"any": plain, "alike": alike}
-    return {name: [sample_of(scene, containment) for scene in rendered] for name, rendered in drawn.items()}
+    samples = {name: [sample_of(scene, containment) for scene in rendered] for name, rendered in drawn.items()}
+    return {name: [sample for sample in rows if sample.terms] for name, rows in samples.items()}
 
 
 def true_boxes(sample: Sample) -> list[Detection]:
@@ -86,13 +90,77 @@ def true_boxes(sample: Sample) -> list[Detection]:
     ]
 
 
+class GivenBoxes:
+    """A `Detector` that repeats what is known about images it has been told of."""
+
+    name = "given"
+
+    def __init__(self, images: Sequence[np.ndarray], detections: Sequence[Sequence[Detection]]) -> None:
+        self._known = {image.tobytes(): found for image, found in zip(images, detections, strict=True)}
+
+    def detect(self, images: Sequence[np.ndarray], terms: Sequence[Sequence[str]]) -> list[list[Detection]]:
+        return [
+            [detection for detection in self._known[image.tobytes()] if detection.phrase in asked]
+            for image, asked in zip(images, terms, strict=True)
+        ]
+
+
+@dataclass
+class Grounded:
+    """Samples with what was found in each: boxes, and instances cut out of them."""
+
+    samples: list[Sample]
+    detections: list[list[Detection]]
+    instances: list[tuple[Instance, ...]] = field(default_factory=list)
+
+    def figures(self, section: PerceptionSection) -> dict[str, Any]:
+        """See `score` and `summarise`."""
+        found = zip(self.samples, self.detections, self.instances, strict=True)
+        return summarise([score(*row, section) for row in found])
+
+
+def ground(
+    samples: list[Sample], detections: list[list[Detection]], segmenter: Segmenter, section: PerceptionSection
+) -> Grounded:
+    """Masks and instances as the chain makes them of these boxes: suppression per level, one segmenter call an image.
+    Raises GroundingError where the chain gives an image up."""
+    grounder = DetectorGrounder(
+        GivenBoxes([sample.image for sample in samples], detections), segmenter, section.detection
+    )
+    names = [str(number) for number in range(len(samples))]
+    taken = [take_in(encode(sample.image), name, section) for sample, name in zip(samples, names, strict=True)]
+    grounded = Grounded(samples, detections)
+    for found in grounder.ground(taken, names, [sample.vocabulary for sample in samples]):
+        if not isinstance(found, Grounding):
+            raise found
+        grounded.instances.append(found.instances)
+    return grounded
+
+
+def evaluate_grounding(
+    detector: Detector, segmenter: Segmenter, section: PerceptionSection, scenes: int
+) -> tuple[dict[str, Any], Grounded]:
+    """Figures on both sets of `held_out`, of the detector's boxes ("detected") and of the true ones ("true_boxes"),
+    and what was found in the ordinary scenes."""
+    report: dict[str, Any] = {"detector": detector.name, "segmenter": segmenter.name}
+    shown: dict[str, Grounded] = {}
+    for name, samples in held_out(scenes, section.containment).items():
+        said = detector.detect([sample.image for sample in samples], [sample.terms for sample in samples])
+        shown[name] = ground(samples, said, segmenter, section)
+        ideal = ground(samples, [true_boxes(sample) for sample in samples], segmenter, section)
+        report[name] = {"detected": shown[name].figures(section), "true_boxes": ideal.figures(section)}
+    report["malformed"] = dict(getattr(detector, "malformed", {}))
+    return report, shown["any"]
+
+
 def score(
     sample: Sample, detections: Sequence[Detection], found: Sequence[Instance], section: PerceptionSection
 ) -> dict[str, tuple[float, float]]:
     """Figures of one scene as (numerator, denominator), to be added up over scenes.
 
     `LEVEL_box_recall`, `LEVEL_box_precision` at IoU .5; `LEVEL_mask_iou` over instances that were found (mask IoU with
-    one of their name above .3), `LEVEL_mask_iou_all` over all, 0 for missed ones; LEVEL is entity or part.
+    one of their name above .3), `LEVEL_mask_iou_all` over all, 0 for missed ones; LEVEL is entity or part, without it
+    both count.
     `linking`: parts at the right entity, of the found parts that were linked; `linked`: the same, of the found parts
     that the true masks link; `yield`: the same, of all parts that the true masks link.
     """
@@ -108,8 +176,10 @@ def score(
         masks = [instance for instance in found if instance.name == name]
         overlap = np.array([[mask_iou(a.mask, b.mask) for b in masks] for a in truth]).reshape(len(truth), len(masks))
         same = match(overlap, SAME)
-        counts[f"{level}_mask_iou"] += (sum(overlap[pair] for pair in same), len(same))
-        counts[f"{level}_mask_iou_all"] += (sum(overlap[pair] for pair in same), len(truth))
+        total = sum(overlap[pair] for pair in same)
+        for prefix in (f"{level}_", ""):
+            counts[f"{prefix}mask_iou"] += (total, len(same))
+            counts[f"{prefix}mask_iou_all"] += (total, len(truth))
         pairs |= {masks[column].id: truth[row].id for row, column in same}
     _score_links(sample, found, pairs, section, counts)
     return {name: (float(top), float(bottom)) for name, (top, bottom) in counts.items()}
