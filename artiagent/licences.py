@@ -131,8 +131,8 @@ _NON_COMMERCIAL = re.compile(
 _NO_DERIVATIVES = re.compile(_ELEMENT.format("nd", r"no[ -]?deriv"), re.IGNORECASE)
 _SHARE_ALIKE = re.compile(_ELEMENT.format("sa", r"share[ -]?alike"), re.IGNORECASE)
 _FREE = re.compile(
-    r"\bcc0\b|public[ -]?domain|no known copyright|united states government work|\bapache(?: licen[cs]e)?[ -]?2|\bmit\b|\bbsd\b"
-    r"|\b[al]?gpl\b|\bmpl\b|\bisc\b|\bcdla-permissive|\bodc-by|\bpddl\b|\bunlicense\b",
+    r"\bcc0\b|public[ -]?domain|no known copyright|united states government work|\bapache(?: licen[cs]e)?[ -]?2|\bmit\b"
+    r"|\bbsd\b|\b[al]?gpl\b|\bmpl\b|\bisc\b|\bcdla-permissive|\bodc-by|\bpddl\b|\bunlicense\b",
     re.IGNORECASE,
 )
 

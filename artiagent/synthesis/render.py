@@ -14,6 +14,7 @@ import torch
 from artiagent.config import SynthesisSection
 from artiagent.devices import use_threads
 from artiagent.images import decode, encode
+from artiagent.licences import model_entry
 from artiagent.records import Artifact, CheckpointRef, Job, Pair, Scene
 from artiagent.store import Row
 from artiagent.synthesis.backbones import load_backbone
@@ -35,6 +36,7 @@ class PairRenderer:
     def __init__(self, section: SynthesisSection, generator: CheckpointRef) -> None:
         use_threads(section.threads)
         self.section, self.generator = section, generator
+        self.licences = model_entry("generator", generator.uri)
         self.backbone = load_backbone(generator, section)
         self.engine = Engine(self.backbone, section)
 
@@ -79,6 +81,8 @@ class PairRenderer:
             seconds=seconds,
             caption=scene.caption,
             licence=scene.licence,
+            origin=scene.origin,
+            licences=self.licences,
         )
         return Row(job.job_id, pair, {"clean": clean, "artifact": encode(image, self.section.image_format)})
 

@@ -27,6 +27,8 @@ def scene_record(rendered: RenderedScene) -> Scene:
         image_sha256=stable_hash(rendered.image.tobytes()),
         caption=rendered.caption,
         entities=tuple(entities),
+        licence="CC0-1.0",
+        origin=f"scene_{rendered.seed:06d}.png",
     )
 
 

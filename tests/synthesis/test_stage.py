@@ -50,6 +50,14 @@ def test_every_job_becomes_a_pair(pairs: DatasetRef, inputs: tuple) -> None:
         assert row.record.backbone_sha256
 
 
+def test_every_pair_says_where_it_comes_from(pairs: DatasetRef, inputs: tuple) -> None:
+    scenes = {row.key: row.record for row in read_rows(inputs[0], Scene, images=())}
+    for row in read_rows(pairs, Pair, images=()):
+        scene = scenes[row.record.source_id]
+        assert (row.record.licence, row.record.origin) == (scene.licence, scene.origin) != ("unknown", "")
+        assert row.record.licences == {"generator: random-flux": "unknown"}
+
+
 def test_shards_do_not_change_the_digest(
     pairs: DatasetRef, inputs: tuple, random_flux: CheckpointRef, tmp_path: Path
 ) -> None:
