@@ -40,7 +40,7 @@ class CoordinateSpace:
             return cls(width, height, model_width, model_height)
         raise ValueError(
             f"{family}: coordinate convention unknown; expected one of {', '.join(RESIZED_PIXELS + PER_MILLE)} "
-            "(add its convention to artiagent/instruction/coordinates.py)"
+            "(an agent's: set its vlm.coordinates; else add the convention to artiagent/instruction/coordinates.py)"
         )
 
     @classmethod
