@@ -64,6 +64,7 @@ def diagnose(config: Config) -> Iterator[Finding]:
     yield from _packages()
     yield _device()
     yield from _inputs(config)
+    yield from _agents(config)
     yield from _remotes(config)
     for name, purpose in CREDENTIALS.items():
         yield Finding("credential", name, f"{'set' if os.environ.get(name) else 'not set'} ({purpose})", None)
@@ -106,6 +107,28 @@ def _inputs(config: Config) -> Iterator[Finding]:
             yield _present("data", f"{source.name} annotations", partial(locate_annotations, source))
         if source.parts:
             yield _present("data", f"{source.name} parts", partial(locate_parts, source))
+
+
+def _agents(config: Config) -> Iterator[Finding]:
+    """Weights and credentials that perception and curation ask for beyond the inputs."""
+    detection = config.perception.detection
+    if config.perception.grounding != "annotations":
+        for name in ("detector", "segmenter"):
+            yield _present("weights", name, partial(locate, getattr(detection, name)))
+    used = {"perception": config.perception.vocabulary != "template"}
+    used["curation"] = config.curation.judge != "none" or config.curation.explain == "vlm"
+    for stage in (name for name, asked in used.items() if asked):
+        vlm = getattr(config, stage).vlm
+        if vlm.backend == "openai":
+            key = "set" if os.environ.get(vlm.api_key_env) else "not set; fine for a server without keys"
+            yield Finding("agent", f"{stage}.vlm", f"{vlm.base_url}, {vlm.api_key_env} {key}", None)
+        elif vlm.model:
+            yield _present("weights", f"{stage}.vlm", partial(locate, vlm.model))
+    weights = config.curation.lpips_weights
+    if config.curation.metric != "ssim" and weights not in (None, "hub"):
+        yield _present("weights", "lpips", partial(locate, weights))
+    elif config.curation.metric != "ssim":
+        yield Finding("weights", "lpips", "torch hub's cache or download" if weights else "none: ssim, by name", None)
 
 
 def _present(topic: str, name: str, find: Callable[[], Path]) -> Finding:
