@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from html import escape
+from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 from zenml.enums import ArtifactType, VisualizationType
@@ -18,6 +19,7 @@ from artiagent.records import CheckpointRef, DatasetRef, EvaluationReport, Inter
 T = TypeVar("T", bound=Record)
 FILE = "reference.json"
 PAGE = "reference.html"
+REPORT = "report.html"  # of artiagent.report.curation
 
 
 class _ReferenceMaterializer(BaseMaterializer):
@@ -50,6 +52,16 @@ class DatasetMaterializer(_ReferenceMaterializer):
 
     ASSOCIATED_TYPES: ClassVar[tuple[type[Any], ...]] = (DatasetRef,)
     ASSOCIATED_ARTIFACT_TYPE: ClassVar[ArtifactType] = ArtifactType.DATA
+
+    def save_visualizations(self, data: DatasetRef) -> dict[str, VisualizationType]:
+        """The reference, and the report that lies beside a curated set."""
+        shown = super().save_visualizations(data)
+        report = Path(data.uri) / REPORT
+        if data.kind == "curated" and report.is_file():
+            with self.artifact_store.open(self._path(REPORT), "w") as file:
+                file.write(report.read_text(encoding="utf-8"))
+            shown[self._path(REPORT)] = VisualizationType.HTML
+        return shown
 
     def compute_content_hash(self, data: DatasetRef) -> str:
         return stable_hash(data.kind, data.digest)

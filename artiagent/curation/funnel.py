@@ -8,6 +8,8 @@ from typing import Any
 
 from artiagent.records import Pair
 
+FUNNEL, AUDIT, REVIEW = "funnel.json", "audit.json", "review.json"  # beside a curated set
+
 
 def funnel(pairs: Iterable[Pair]) -> dict[str, Any]:
     """Count curated pairs, scored and unscored groups apart.

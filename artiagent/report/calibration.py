@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from artiagent.report.charts import Histogram, histogram_chart
 from artiagent.report.page import environment
 from artiagent.report.summary import interval_text
@@ -11,13 +13,12 @@ from artiagent.report.summary import interval_text
 
 def render_calibration(evidence: dict[str, Any]) -> tuple[str, str]:
     """HTML text of the page and its chart as SVG, of what `curation.calibration.calibrate` found."""
-    bins = len(next(iter(evidence["kinds"].values()))["histogram"])
+    edges = np.linspace(0, 1, len(next(iter(evidence["kinds"].values()))["histogram"]) + 1)
+    windows = evidence["configured"], evidence["proposed"]
     panels = {
-        f"{kind}, n = {found['n']}": Histogram(
-            {"edits": found["histogram"]}, evidence["configured"], evidence["proposed"]
-        )
+        f"{kind}, n = {found['n']}": Histogram({"edits": found["histogram"]}, *windows)
         for kind, found in evidence["kinds"].items()
     }
-    chart = histogram_chart(panels, [k / bins for k in range(bins + 1)], f"similarity, 1 - {evidence['metric']}")
+    chart = histogram_chart(panels, edges, f"similarity of twin and edited image, by {evidence['metric']}")
     page = environment().get_template("calibration.html.j2").render(found=evidence, chart=chart, interval=interval_text)
     return page, chart

@@ -164,7 +164,10 @@ def histogram_chart(panels: Mapping[str, Histogram], edges: Sequence[float], lab
         axis.set_xlabel(label, fontsize=8, color=INK)
     if len(names) > 1:
         handles = [plt.Rectangle((0, 0), 1, 1, color=colours[name]) for name in names]
-        axes[0, -1].legend(handles, names, fontsize=8, frameon=False, labelcolor=INK, handlelength=1, handleheight=1)
+        axes[0, -1].legend(
+            handles, names, loc="lower right", bbox_to_anchor=(1, 1), ncols=len(names), fontsize=8, frameon=False,
+            labelcolor=INK, handlelength=1, handleheight=1, borderaxespad=0.2,
+        )  # fmt: skip
     return _svg(figure)
 
 

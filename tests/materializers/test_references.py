@@ -69,6 +69,17 @@ def test_page_escapes_and_shows_scores(place, materializer, value, _):
     assert ("0.500 [0.400, 0.600] n=20" in text) == (value is REPORT)
 
 
+def test_a_curated_set_shows_its_report(place, tmp_path):
+    (tmp_path / "report.html").write_text("<p>kept \u2013 all</p>", encoding="utf-8")
+    store = DatasetMaterializer(uri=str(place))
+    here = DATASET.model_copy(update={"uri": str(tmp_path)})
+    assert len(store.save_visualizations(here)) == 1  # pairs have none
+    shown = store.save_visualizations(here.model_copy(update={"kind": "curated"}))
+    assert [Path(path).name for path in shown] == ["reference.html", "report.html"]
+    assert Path(f"{place}/report.html").read_text(encoding="utf-8") == "<p>kept \u2013 all</p>"
+    assert {kind.value for kind in shown.values()} == {"html"}
+
+
 def test_metadata_is_flat_and_has_no_colons(place):
     metadata = DatasetMaterializer(uri=str(place)).extract_metadata(DATASET)
     assert metadata == {
