@@ -7,6 +7,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import yaml
 
 from artiagent.config import InputSet
 from artiagent.perception.grounding.coco import AnnotationError
@@ -229,3 +230,10 @@ def test_published_layouts_need_a_folder(parquet: Callable) -> None:
     for layout in ("coco", "caltech101", "hands11k", "celeba_hq"):
         with pytest.raises(SourceError, match=f"layout '{layout}' needs a folder, got a file"):
             image_names(source.model_copy(update={"layout": layout}))
+
+
+def test_examples_of_the_docs_are_input_sets() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "sources.md").read_text()
+    lines = [line for line in text.splitlines() if line.startswith("    - {name: ")]
+    examples = [InputSet.model_validate(entry) for entry in yaml.safe_load("\n".join(lines))]
+    assert {example.layout for example in examples} == {"folder", "coco", "caltech101", "hands11k", "celeba_hq"}
