@@ -91,12 +91,13 @@ def parser() -> argparse.ArgumentParser:
     ui = _add(commands, "ui", "MLflow and the ZenML dashboard on 127.0.0.1 until Ctrl-C", _pipelines("ui"))
     ui.add_argument("--mlflow-port", type=int, default=5000)
     ui.add_argument("--zenml-port", type=int, default=8237)
-    _add(
+    checked = _add(
         commands,
         "doctor",
         "device, weights, remotes, credentials, versions; exit code 1 when something is missing",
         doctor,
     )
+    _config_options(checked)
     return top
 
 
@@ -390,9 +391,10 @@ def rehearse(arguments: argparse.Namespace) -> int:
 
 def doctor(arguments: argparse.Namespace) -> int:
     """Check this machine; see ``artiagent.doctor``."""
+    from artiagent.config import load_config
     from artiagent.doctor import examine
 
-    return examine()
+    return examine(load_config(arguments.config, arguments.set))
 
 
 def _model(location: str) -> CheckpointRef:

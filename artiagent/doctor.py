@@ -19,7 +19,7 @@ from typing import NamedTuple
 import psutil
 
 from artiagent.checkpoints import locate
-from artiagent.config import Config, load_config
+from artiagent.config import Config
 from artiagent.perception.sources import locate_annotations, locate_images, locate_parts
 from artiagent.store import checkout, home
 
@@ -42,9 +42,9 @@ class Finding(NamedTuple):
     ok: bool | None
 
 
-def examine(config: Config | None = None) -> int:
+def examine(config: Config) -> int:
     """Print every finding; 0 when all that is required is there, 1 otherwise."""
-    findings = list(diagnose(config or _default_config()))
+    findings = list(diagnose(config))
     for f in findings:
         mark = {True: "ok", False: "MISSING", None: "-"}[f.ok]
         print(f"{f.topic:<12} {f.name:<22} {mark:<8} {f.value}")
@@ -135,7 +135,7 @@ def _present(topic: str, name: str, find: Callable[[], Path]) -> Finding:
     try:
         return Finding(topic, name, str(find()), True)
     except ValueError as error:
-        return Finding(topic, name, str(error), False)
+        return Finding(topic, name, str(error).splitlines()[0], False)
 
 
 def _remotes(config: Config) -> Iterator[Finding]:
@@ -150,8 +150,3 @@ def _remotes(config: Config) -> Iterator[Finding]:
         yield Finding("data", "data.dvc", "pins data/", (root / "data.dvc").is_file())
     yield Finding("remote", "derived", config.registry.dataset_remote, None)
 
-
-def _default_config() -> Config:
-    root = checkout()
-    path = root / "configs" / "nano.yaml" if root else Path("configs/nano.yaml")
-    return load_config(path) if path.is_file() else Config()
