@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from artiagent.config import InputSet
+from artiagent.licences import LAYOUT_LICENCES
 from artiagent.perception.grounding.coco import AnnotationError
 from artiagent.perception.sources import (
     SourceError,
@@ -223,6 +224,9 @@ def test_the_set_s_own_licence_goes_before_the_layout_s() -> None:
     source = InputSet(name="set", images="x")
     assert licence_of(source.model_copy(update={"licence": "CC-BY-4.0"})) == "CC-BY-4.0"
     assert licence_of(source) == "unknown"
+    published = {layout: licence_of(source.model_copy(update={"layout": layout})) for layout in LAYOUT_LICENCES}
+    assert published == LAYOUT_LICENCES
+    assert set(published) == {"coco", "caltech101", "hands11k", "celeba_hq"}
 
 
 def test_published_layouts_need_a_folder(parquet: Callable) -> None:

@@ -14,6 +14,7 @@ from functools import partial
 from typing import NamedTuple
 
 from artiagent.config import InputSet
+from artiagent.licences import LAYOUT_LICENCES, UNKNOWN
 from artiagent.perception.grounding import Grounder
 from artiagent.perception.sources import caltech101, celeba_hq, coco, folder, hands11k
 from artiagent.perception.sources.listing import Listing, shown
@@ -96,11 +97,7 @@ def known_grounder(source: InputSet) -> Grounder | None:
 
 def licence_of(source: InputSet) -> str:
     """Licence of images whose annotations name none: the set's own, else the layout's as published."""
-    try:
-        from artiagent.licences import LAYOUT_LICENCES
-    except ModuleNotFoundError:
-        return source.licence or "unknown"
-    return source.licence or LAYOUT_LICENCES.get(source.layout, "unknown")
+    return source.licence or LAYOUT_LICENCES.get(source.layout, UNKNOWN)
 
 
 def input_digest(source: InputSet) -> str:

@@ -112,7 +112,7 @@ def walk(
             with os.scandir(root / folder) as entries:
                 found = list(entries)
         except OSError as error:
-            left_out[folder] = f"unreadable: {error.strerror}"
+            _sort_in(folder, f"unreadable: {error.strerror}", names, left_out)
             continue
         for entry in found:
             name, dotted = folder + entry.name, hidden or entry.name.startswith(".")
