@@ -19,7 +19,7 @@ from artiagent.ablation.reconstruct import SECONDS, Reconstruction
 from artiagent.ablation.rows import AblationRow, AblationSection
 from artiagent.ablation.table import AblationTable, Figures, ReconstructionResult, RowResult
 from artiagent.config import EvaluationSection
-from artiagent.curation.stage import AUDIT
+from artiagent.curation.funnel import AUDIT
 from artiagent.evaluation.benchmarks import BenchmarkItem, read_truth
 from artiagent.evaluation.bootstrap import Statistic, difference, draw_weights, interval
 from artiagent.evaluation.metrics import mean_of, ratio_of

@@ -1,36 +1,32 @@
 """The curation stage: pairs in, the same pairs with verdicts, labels, explanations and captions out.
 
 Every pair stays, the rejected ones with their reasons. Resumable per chunk of pairs; beside the data set lie
-``funnel.json`` and ``audit.json``, pure functions of it.
+``calls.parquet``, ``funnel.json``, ``audit.json`` and ``report.html``.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from tqdm import tqdm
 
 from artiagent.config import CurationSection
-from artiagent.curation.audit import shortcut_audit
 from artiagent.curation.case import Case
 from artiagent.curation.explain import SceneFacts, explain
-from artiagent.curation.funnel import funnel
 from artiagent.curation.judge import load_judge
 from artiagent.curation.perceptual import load_metric
+from artiagent.curation.summary import made_by, summarise
 from artiagent.curation.verdicts import Examiner
 from artiagent.images import decode, encode
-from artiagent.records import ARTIFACT_TOOLS, CheckpointRef, DatasetRef, Pair, Scene
-from artiagent.store import DatasetWriter, Row, open_dataset, read_rows, write_atomic
+from artiagent.records import CheckpointRef, DatasetRef, Pair, Scene
+from artiagent.store import DatasetWriter, Row, open_dataset, read_rows
 from artiagent.vlm import load_vlm
 from artiagent.vlm.calls import keep_calls, noted
 from artiagent.vlm.protocol import Vlm
 from artiagent.vlm.template import TemplateVlm
 
-FUNNEL, AUDIT = "funnel.json", "audit.json"
 SETTING = "curation.vlm"
 
 
@@ -51,9 +47,7 @@ def curate(
         writer: DatasetWriter[Pair] = DatasetWriter(out, "curated", ("clean", "artifact"))
         _curate_pending(section, pairs, scenes, judge, writer)
         ref = writer.finish(keep_calls(writer))
-    counts = _beside(out / FUNNEL, lambda: _counted(section, ref))
-    audit = _beside(out / AUDIT, lambda: _audited(section, ref))
-    return ref.model_copy(update={"summary": {**ref.summary, **_summary(counts, audit)}})
+    return summarise(section, ref, made_by(section))
 
 
 def _curate_pending(
@@ -122,30 +116,3 @@ def _finished(row: Row[Pair], case: Case) -> Row[Pair]:
         images = {"clean": encode(case.clean, image_format), "artifact": encode(case.image, image_format)}
     return Row(row.key, case.pair, images)
 
-
-def _counted(section: CurationSection, ref: DatasetRef) -> dict[str, Any]:
-    used = {"metric": section.metric, "judge": section.judge, "writer": section.explain}
-    return {**used, **funnel(row.record for row in read_rows(ref, Pair, images=()))}
-
-
-def _audited(section: CurationSection, ref: DatasetRef) -> dict[str, Any]:
-    stream = tqdm(read_rows(ref, Pair), "audit", total=ref.rows, unit="pair")
-    pairs = ((row.record, decode(row.images["clean"]), decode(row.images["artifact"])) for row in stream)
-    return shortcut_audit(pairs, resamples=section.audit_resamples, upper=section.audit_upper)
-
-
-def _beside(path: Path, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """Content of the file, computed and written when a killed run left it out."""
-    if not path.is_file():
-        write_atomic(path, json.dumps(compute(), indent=1).encode())
-    return json.loads(path.read_text())
-
-
-def _summary(counts: dict[str, Any], audit: dict[str, Any]) -> dict[str, float | int | str]:
-    scored = counts["scored"]
-    tools = {
-        f"{tool}_{key}": scored["tools"].get(tool, {}).get(key, 0)
-        for tool in ARTIFACT_TOOLS
-        for key in ("tried", "accepted")
-    }
-    return {**scored["pairs"], **tools, "metric": counts["metric"], "judge": counts["judge"], "audit": audit["verdict"]}
