@@ -90,7 +90,7 @@ def find_run(client: MlflowClient, experiment_id: str, name: str, stage: str) ->
 def log_files(client: MlflowClient, config: Config, name: str, folder: Path) -> None:
     """Keep the report and the summary beside the pipeline's run."""
     run = find_run(client, experiment(client, config.profile), name, "pipeline")
-    for file in ("report.html", "summary.json"):
+    for file in ("report.html", "curation.html", "summary.json"):
         if run is not None and (folder / file).is_file():
             client.log_artifact(run, str(folder / file))
 

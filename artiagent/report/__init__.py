@@ -1,4 +1,5 @@
-"""What a person opens after a run: ``report.html`` (self-contained) and ``summary.json`` (the same figures)."""
+"""What a person opens after a run: ``report.html`` (self-contained), ``summary.json`` (the same figures), and
+``curation.html``, the curated set's own report."""
 
 from __future__ import annotations
 
@@ -9,9 +10,11 @@ from typing import Any
 from artiagent.report.summary import summarise
 from artiagent.store import write_atomic
 
+CURATION = "curation.html"
+
 
 def write_report(run_dir: Path, bundle: dict[str, Any]) -> dict[str, Any]:
-    """Write both files into ``run_dir`` and return the summary.
+    """Write the files into ``run_dir`` and return the summary.
 
     Args:
         run_dir: ``runs/<name>``; created.
@@ -21,6 +24,9 @@ def write_report(run_dir: Path, bundle: dict[str, Any]) -> dict[str, Any]:
     from artiagent.report.page import render_page
 
     summary = summarise(bundle)
+    curation = Path(bundle["refs"]["curate"].uri) / "report.html"
+    if curation.is_file():
+        write_atomic(run_dir / CURATION, curation.read_bytes())
     write_atomic(run_dir / "report.html", render_page(bundle, summary).encode())
     write_atomic(run_dir / "summary.json", json.dumps(summary, indent=1, sort_keys=True).encode())
     return summary
