@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import json
 import random
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.torch import save_file
 
+from artiagent.cli import main
 from artiagent.config import PerceptionSection
+from artiagent.images import decode
 from artiagent.nano.grounding_evaluation import (
+    GivenBoxes,
     Sample,
     box_figures,
     box_iou,
+    evaluate_grounding,
     held_out,
     match,
     score,
@@ -23,10 +30,13 @@ from artiagent.nano.grounding_evaluation import (
     terms_of,
     true_boxes,
 )
+from artiagent.nano.grounding_sheet import draw_sheet
 from artiagent.nano.scenes import TRAIN_SEEDS, render_scene
 from artiagent.nano.views import view_of
+from artiagent.nano.vl_model import build_model, build_processor, build_tokenizer, save_model
 from artiagent.nano.vl_tasks import everywhere
 from artiagent.perception.grounding import Detection
+from artiagent.perception.grounding.sam import SamSizes, build_sam
 
 SECTION = PerceptionSection()
 
@@ -52,7 +62,7 @@ def test_the_truth_itself_is_perfect(samples: dict[str, list[Sample]]) -> None:
         f"{level}_{figure}"
         for level in ("entity", "part")
         for figure in ("box_recall", "box_precision", "mask_iou", "mask_iou_all")
-    } | {"linking", "linked", "yield"}
+    } | {"mask_iou", "mask_iou_all", "linking", "linked", "yield"}
     assert all(figure["value"] == figure["low"] == figure["high"] == 1 for figure in figures.values())
 
 
@@ -147,3 +157,69 @@ def test_matching_is_one_to_one_and_as_good_as_possible() -> None:
     assert match(np.zeros((0, 3)), 0.3) == match(np.zeros((2, 0)), 0.3) == []
     assert tally_boxes([(0, 0, 4, 4)], [(0, 0, 4, 8), (20, 20, 24, 24)]).tolist() == [1, 2, 1, 0.5]
     assert tally_boxes([], [(0, 0, 4, 8)]).tolist() == [0, 1, 0, 0]
+
+
+class FillsTheBox:
+    """A segmenter that takes the box for the mask."""
+
+    name = "box"
+
+    def segment(self, images: list[np.ndarray], boxes: list[np.ndarray]) -> list[np.ndarray]:
+        masks = [np.zeros((len(found), *image.shape[:2]), bool) for image, found in zip(images, boxes, strict=True)]
+        for filled, found in zip(masks, boxes, strict=True):
+            for mask, (x0, y0, x1, y1) in zip(filled, found.astype(int), strict=True):
+                mask[y0:y1, x0:x1] = True
+        return masks
+
+
+def test_true_boxes_are_the_ceiling_of_a_detector() -> None:
+    samples = [sample for rows in held_out(3, SECTION.containment).values() for sample in rows]
+    said = [true_boxes(sample)[1:] for sample in samples]  # misses the first box of every scene
+    detector = GivenBoxes([sample.image for sample in samples], said)
+    report, shown = evaluate_grounding(detector, FillsTheBox(), SECTION, 3)
+    assert (report["detector"], report["segmenter"], report["malformed"]) == ("given", "box", {})
+    assert len(shown.samples) == len(shown.detections) == len(shown.instances) == 3
+    for name in ("any", "alike"):
+        found, ideal = report[name]["detected"], report[name]["true_boxes"]
+        assert ideal["entity_box_recall"]["value"] == ideal["part_box_recall"]["value"] == 1
+        assert found["entity_box_recall"]["value"] < 1 and found["entity_box_precision"]["value"] == 1
+        assert found["mask_iou_all"]["value"] < ideal["mask_iou_all"]["value"] < 1
+        assert ideal["mask_iou"]["low"] <= ideal["mask_iou"]["value"] <= ideal["mask_iou"]["high"]
+        assert found["yield"]["value"] < ideal["yield"]["value"]
+
+
+def test_the_sheet_shows_truth_boxes_and_masks(samples: dict[str, list[Sample]]) -> None:
+    sample = samples["any"][0]
+    detections = true_boxes(sample)
+    strip = ("title", sample.image, sample.instances, detections, [])
+    sheet = draw_sheet([strip, strip, strip])
+    assert sheet.dtype == np.uint8 and sheet.shape[2] == 3
+    left = sheet[14 : 14 + 256, : 3 * 256]
+    plain = sample.image.repeat(2, 0).repeat(2, 1)
+    changed = [(left[:, 256 * k : 256 * k + 256] != plain).any(2) for k in range(3)]
+    covered = np.logical_or.reduce([instance.mask for instance in sample.instances]).repeat(2, 0).repeat(2, 1)
+    assert changed[0][covered].mean() > 0.2 and not changed[0][~covered].any()
+    assert 0 < changed[1].mean() < 0.5 and not changed[2].any()
+
+
+def test_the_command_writes_figures_and_sheet(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    tokenizer = build_tokenizer()
+    save_model(
+        tmp_path / "vl", build_model(tokenizer, hidden=48, vision_hidden=32, depth=1), build_processor(tokenizer)
+    )
+    sizes = SamSizes(
+        image_size=64, patch_size=8, embed_dim=32, depth=1, num_heads=2, global_attention=(0,), window_size=4,
+        out_channels=32, decoder_heads=2, decoder_mlp=32, multimask_outputs=0, mask_channels=4,
+    )  # fmt: skip
+    (tmp_path / "sam").mkdir()
+    (tmp_path / "sam" / "config.json").write_text(sizes.model_dump_json())
+    save_file(build_sam(sizes).state_dict(), tmp_path / "sam" / "model.safetensors")
+    arguments = ["--scenes", "1", "--out", str(tmp_path / "out"), "--set", "perception.detection.threads=1"]
+    folders = ["--detector", str(tmp_path / "vl"), "--segmenter", str(tmp_path / "sam")]
+    assert main(["nano", "grounding", *folders, *arguments]) == 0
+    report = json.loads((tmp_path / "out" / "grounding.json").read_text())
+    printed = capsys.readouterr().out
+    assert json.loads(printed[printed.index("{\n") :]) == report
+    assert report["detector"] == "vlm:vl" and report["any"]["detected"]["scenes"] == 1
+    assert report["any"]["true_boxes"]["part_box_recall"]["value"] == 1
+    assert decode((tmp_path / "out" / "grounding.png").read_bytes()).shape[2] == 3
