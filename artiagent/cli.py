@@ -85,6 +85,7 @@ def parser() -> argparse.ArgumentParser:
     _run_parser(commands)
     _ablate_parser(commands)
     _library_parsers(commands)
+    _curation_parsers(commands)
     _rehearse_parser(commands)
     _runs_parser(commands)
     _nano_parser(commands)
@@ -153,6 +154,12 @@ def _library_parsers(commands: argparse._SubParsersAction) -> None:
     look.add_argument("--model", help="model folder or models:/ uri; default: the profile's champion")
     look.add_argument("--out", type=Path, help="annotated copy; default: <image>-inspected.png here")
     look.add_argument("--json", action="store_true", help="print the result as JSON")
+
+
+def _curation_parsers(commands: argparse._SubParsersAction) -> None:
+    from artiagent.curation.cli import add_commands
+
+    add_commands(commands, _add, _config_options)
 
 
 def _rehearse_parser(commands: argparse._SubParsersAction) -> None:

@@ -69,12 +69,18 @@ def funnel_rows(pairs: dict[str, Any]) -> list[dict[str, Any]]:
     return [{"name": name, "kernel": "/" in name, **tools[name]} for name in names]
 
 
-def text_table(summary: dict[str, Any]) -> str:
-    """The short table that a run prints at its end."""
+def funnel_lines(pairs: dict[str, Any]) -> list[str]:
+    """The funnel of the scored groups as lines of text."""
     lines = [f"{'tool':<18}{'tried':>7}{'accepted':>10}   rejected for"]
-    for row in funnel_rows(summary["pairs"]):
+    for row in funnel_rows(pairs):
         reasons = ", ".join(f"{k} {v}" for k, v in row["reasons"].items()) or "-"
         lines.append(f"{'  ' * row['kernel'] + row['name']:<18}{row['tried']:>7}{row['accepted']:>10}   {reasons}")
+    return lines
+
+
+def text_table(summary: dict[str, Any]) -> str:
+    """The short table that a run prints at its end."""
+    lines = funnel_lines(summary["pairs"])
     counts = summary["pairs"]["scored"]["pairs"]
     kept = summary["background"]
     lines += [
