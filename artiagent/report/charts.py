@@ -150,7 +150,8 @@ def histogram_chart(panels: Mapping[str, Histogram], edges: Sequence[float], lab
         if panel.span is not None:
             axis.axvspan(*panel.span, color=INK, alpha=0.14, lw=0)
         for name, counts in panel.series.items():
-            axis.bar(left, counts, width, bottom, align="edge", color=colours[name])
+            some = np.flatnonzero(counts)  # empty bars would be most of the file
+            axis.bar(left[some], np.take(counts, some), width[some], bottom[some], align="edge", color=colours[name])
             bottom += np.array(counts)
         for mark in panel.marks:
             axis.axvline(mark, color=INK, lw=1.2, ls=":")
