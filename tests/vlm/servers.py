@@ -40,8 +40,13 @@ class ServerThread:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._loop.call_soon_threadsafe(self._stop.set)
+        self.stop_soon()
         self._thread.join(20)
+
+    def stop_soon(self) -> None:
+        """No further connection is taken; may be said twice."""
+        if self._thread.is_alive():
+            self._loop.call_soon_threadsafe(self._stop.set)
 
     async def _main(self) -> None:
         self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
