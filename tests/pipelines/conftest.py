@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import os
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -22,13 +23,11 @@ class TinyStages:
     """Stand-ins for the library's stage functions; ``calls`` says which ran, ``fail`` which shall raise."""
 
     def __init__(self):
-        self.calls, self.fail = [], None
+        self.calls, self.fail, self.key = [], None, None
 
     def install(self, patch):
         stages = {
-            "perception.stage.perceive": lambda s, sets, out: self.rows(
-                "scenes", out, *(file_sha256(Path(x.images)) for x in sets)
-            ),
+            "perception.stage.perceive": self.perceive,
             "synthesis.planner.plan": lambda s, scenes, patch, out: self.rows("jobs", out, scenes.digest, s.seed),
             "synthesis.stage.synthesize": lambda s, scenes, jobs, g, out: self.rows("pairs", out, jobs.digest, s.steps),
             "curation.stage.curate": self.curate,
@@ -64,6 +63,10 @@ class TinyStages:
             [Row("k", Prediction(item_id=text, model="m", model_sha256="s", prompt_hash="p", verdict=True, score=0.5))],
         )
         return writer.finish({"count": 1})
+
+    def perceive(self, section, sets, out, base):
+        self.key = os.environ.get("VLM_KEY")
+        return self.rows("scenes", out, *(file_sha256(Path(x.images)) for x in sets))
 
     def curate(self, section, pairs, scenes, judge, out):
         ref = self.rows("curated", out, pairs.digest, section.seam_max)

@@ -2,8 +2,10 @@
 
 import json
 from pathlib import Path
+from secrets import token_hex
 
 import pytest
+import yaml
 
 from artiagent import cli
 from artiagent.publish import find_pointer
@@ -159,3 +161,17 @@ def test_runs_are_listed_and_compared(first, project, capsys):
 def test_unknown_stack_names_the_known(first, project, capsys):
     assert project.run("--stack", "mars").code == 2
     assert "known: default" in capsys.readouterr().err
+
+
+def test_a_zenml_secret_reaches_the_stages_and_nothing_else(project, tmp_path, caplog, capsys):
+    canary = f"sk-{token_hex(12)}"
+    Client().create_secret("vlm-key", values={"VLM_KEY": canary})
+    document = yaml.safe_load((project.folder / "tiny.yaml").read_text())
+    document["parameters"]["config"]["perception"] = {"vlm": {"api_key_env": "VLM_KEY"}, "containment": 0.85}
+    (tmp_path / "secret.yaml").write_text(yaml.safe_dump(document | {"secrets": ["vlm-key"]}))
+    assert cli.main(["run", "--config", str(tmp_path / "secret.yaml")]) == 0
+    assert project.stages.key == canary
+    said = caplog.text + "".join(capsys.readouterr())
+    assert canary not in said
+    kept = [p for p in home().rglob("*") if p.is_file() and "zenml" not in p.relative_to(home()).parts]
+    assert kept and not [p for p in kept if canary.encode() in p.read_bytes()]
