@@ -24,6 +24,7 @@ EXAMPLES = """examples:
   artiagent evaluate --model models:/artiagent-vlm-nano@champion
   artiagent inspect picture.png --json
   artiagent runs compare nano-1a2b3c4d nano-5e6f7a8b
+  artiagent data export 1a2b3c4d --format coco --out coco/
   artiagent ablate --rows positions-only,values-only
   artiagent rehearse synthesis --backbone flux-dev --size 1024
 """
@@ -88,6 +89,7 @@ def parser() -> argparse.ArgumentParser:
     _curation_parsers(commands)
     _rehearse_parser(commands)
     _runs_parser(commands)
+    _data_parser(commands)
     _nano_parser(commands)
     ui = _add(commands, "ui", "MLflow and the ZenML dashboard on 127.0.0.1 until Ctrl-C", _pipelines("ui"))
     ui.add_argument("--mlflow-port", type=int, default=5000)
@@ -108,6 +110,9 @@ def _run_parser(commands: argparse._SubParsersAction) -> None:
     _image_options(run)
     run.add_argument(
         "--stack", metavar="NAME", help="ZenML stack to run on (see infra/stacks/); default: the active one"
+    )
+    run.add_argument(
+        "--acknowledge-noncommercial", action="store_true", help="publish material that is not free for commercial use"
     )
 
 
@@ -199,6 +204,13 @@ def _runs_parser(commands: argparse._SubParsersAction) -> None:
     )
     again.add_argument("run")
     again.add_argument("--workdir", metavar="DIR", help="keep the work tree and the new run there")
+
+
+def _data_parser(commands: argparse._SubParsersAction) -> None:
+    from artiagent.dataset.cli import add_commands
+
+    data = commands.add_parser("data", help="curated sets: list, card, export, differences, publish")
+    add_commands(data.add_subparsers(required=True, metavar="COMMAND"), _add)
 
 
 def _nano_parser(commands: argparse._SubParsersAction) -> None:

@@ -186,6 +186,8 @@ def model_name(location: str) -> str:
 
 def _stated(location: str) -> str:
     """What the model card in a folder says; "" without one."""
+    if not location:
+        return ""
     roots = (Path(location).expanduser(), *([root / location] if (root := checkout()) else []))
     card = next((root / "README.md" for root in roots if (root / "README.md").is_file()), None)
     parts = card.read_text(encoding="utf-8", errors="replace").split("---\n", 2) if card else []

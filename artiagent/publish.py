@@ -1,18 +1,28 @@
-"""Pushes a derived data set to its own DVC remote and keeps a pointer per digest.
+"""Pushes a derived data set, its card included, to its own DVC remote and keeps a pointer per digest.
 
 The derived sets live in a DVC repository of their own (no git) below the project's home, apart from ``data.dvc``:
 inputs are never rewritten by a run and ``git status`` stays clean. Publishing the same digest again does nothing.
+
+Sets that hold material which must not be used commercially, or not be passed on altered, are published only when that
+is acknowledged. Licences that nobody states do not stop anything: most people's own images come without one. They are
+named in the card.
 """
 
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import yaml
 
+from artiagent.config import Config, InputSet, VlmSection
+from artiagent.dataset.card import write_card
+from artiagent.dataset.facts import describe
+from artiagent.licences import LAYOUT_LICENCES, licence_of_model, licence_of_text, model_name
 from artiagent.records import DatasetRef, Record
 from artiagent.store import home, write_atomic
 
@@ -26,6 +36,14 @@ CONFIG = """\
 ['remote "derived"']
     url = {url}
 """
+ACKNOWLEDGE = (
+    "to publish it under those terms all the same, give --acknowledge-noncommercial or set "
+    "registry.acknowledge_noncommercial: true"
+)
+_SCAN = 2**24  # bytes of an annotation file at a time
+_OVERLAP = 2**16
+_LICENCE = re.compile(rb'"licen[cs]e"\s*:\s*("(?:[^"\\]|\\.)*"|\d+)')
+_TABLE = re.compile(rb'"licenses"\s*:\s*(\[[^\]]*\])')
 
 
 class Pointer(Record):
@@ -38,42 +56,144 @@ class Pointer(Record):
     size: int
     files: int
     remote: str
+    rows: int = 0
+    acknowledged: dict[str, int] = {}  # restricted licence -> rows, as acknowledged when it was published
+    lineage: dict[str, str] = {}  # run, revision and more of what made it
 
 
 class PublishError(ValueError):
-    """DVC refused; the message is DVC's own, with the command."""
+    """Licences that ask for an acknowledgement; or DVC refused: then the message is its own, with the command."""
 
 
-def publish(dataset: DatasetRef, remote: str, repository: Path | None = None) -> Pointer:
+def publish(dataset: DatasetRef, remote: str, repository: Path | None = None, acknowledged: bool = False) -> Pointer:
     """Send a complete data set to the remote and keep its DVC file and pointer; idempotent by digest and remote.
 
+    Its card, ``README.md``, is written beside the shards first and travels with them.
+
     Args:
-        dataset: reference to a complete data set.
+        dataset: reference to a complete curated set.
         remote: folder (relative paths count from the project's home) or DVC URL such as ``s3://bucket/prefix``.
         repository: folder of the derived repository; ``<home>/datasets`` by default.
+        acknowledged: whoever publishes knows that the set holds restricted material.
 
-    Raises PublishError when DVC fails; then no pointer is left behind.
+    Raises PublishError without the acknowledgement that a set needs, and when DVC fails; no pointer is left then.
     """
     repository = repository or home() / "datasets"
     url = _url(remote)
     if (known := find_pointer(dataset.digest, repository)) is not None and known.remote == url:
         return known
+    facts = describe(dataset)
+    restricted = facts.licences.restricted()
+    if restricted and not acknowledged:
+        raise PublishError(_refusal(f"{dataset.kind} {dataset.digest[:12]}", _counted(restricted)))
+    write_card(dataset, Path(dataset.uri), acknowledged=acknowledged, facts=facts)
     name = f"{dataset.kind}-{dataset.digest[:16]}"
     write_atomic(repository / ".dvc" / "config", CONFIG.format(url=url).encode())
     _dvc(repository, "add", "--quiet", "--to-remote", "--remote", "derived", "--out", name, dataset.uri)
     entry = yaml.safe_load((repository / f"{name}.dvc").read_text())["outs"][0]
     pointer = Pointer(
         kind=dataset.kind, digest=dataset.digest, md5=entry["md5"], path=f"{name}.dvc",
-        size=entry["size"], files=entry.get("nfiles", 1), remote=url,
+        size=entry["size"], files=entry.get("nfiles", 1), remote=url, rows=dataset.rows, acknowledged=restricted,
+        lineage=facts.lineage,
     )  # fmt: skip
     write_atomic(_pointer_path(repository, dataset.digest), pointer.model_dump_json(indent=1).encode())
     return pointer
+
+
+def pull(pointer: Pointer, repository: Path | None = None) -> Path:
+    """Folder of a published set, fetched from its remote when it is not there. Raises PublishError when DVC fails."""
+    repository = repository or home() / "datasets"
+    write_atomic(repository / ".dvc" / "config", CONFIG.format(url=pointer.remote).encode())
+    _dvc(repository, "pull", "--quiet", pointer.path)
+    return repository / pointer.path.removesuffix(".dvc")
 
 
 def find_pointer(digest: str, repository: Path | None = None) -> Pointer | None:
     """The pointer of a published digest, or None."""
     path = _pointer_path(repository or home() / "datasets", digest)
     return Pointer.model_validate(json.loads(path.read_text())) if path.is_file() else None
+
+
+def pointers(repository: Path | None = None) -> list[Pointer]:
+    """All pointers, by digest."""
+    found = sorted(((repository or home() / "datasets") / "pointers").glob("*.json"))
+    return [Pointer.model_validate_json(path.read_text()) for path in found]
+
+
+def check_publishable(config: Config) -> None:
+    """Before any work: raise PublishError when what is configured will need an acknowledgement that is not given.
+
+    Looks at the licences of sets (their own, those that their annotation files name, those of their layouts) and at
+    every model that will take part. Filters and skipped images are not considered; ``publish`` counts what is there.
+    """
+    if config.registry.acknowledge_noncommercial:
+        return
+    stated = {f"input set {s.name!r}: {text}": text for s in config.inputs.sets for text in _licences_of(s)}
+    stated |= {f"{role} {model_name(at)}: {name}": name for role, at, name in _models_of(config)}
+    if restricted := [what for what, text in stated.items() if licence_of_text(text).restricted]:
+        raise PublishError(_refusal("what is configured", restricted))
+
+
+def _licences_of(source: InputSet) -> set[str]:
+    """What images of a set may be licensed under, as far as it is stated anywhere."""
+    from artiagent.perception.sources import locate_annotations, locate_images
+
+    files = []
+    if source.annotations is not None:
+        files = [locate_annotations(source)]
+    elif source.layout == "coco":
+        files = sorted((locate_images(source) / "annotations").glob("instances_*.json"))
+    named = set().union(*(licences_named(file) for file in files))
+    return named | ({source.licence} if source.licence else set()) or {LAYOUT_LICENCES.get(source.layout, "unknown")}
+
+
+def licences_named(annotations: Path) -> set[str]:
+    """Licences that images of a COCO file name, read as a stream of bytes: such a file may be larger than memory."""
+    values: set[bytes] = set()
+    table: bytes = b"[]"
+    tail = b""
+    with annotations.open("rb") as file:
+        while block := file.read(_SCAN):
+            text = tail + block
+            values.update(_LICENCE.findall(text))
+            table = next(iter(_TABLE.findall(text)), table)
+            tail = text[-_OVERLAP:]
+    try:
+        names = {str(entry.get("id")): str(entry.get("name")) for entry in json.loads(table)}
+        return {names.get(str(value), str(value)) for value in map(json.loads, values)} - {""}
+    except (ValueError, AttributeError) as error:
+        raise PublishError(f"{annotations}: its licences cannot be read ({error}); expected COCO JSON") from error
+
+
+def _models_of(config: Config) -> Iterator[tuple[str, str, str]]:
+    """Role, location and licence of every model that leaves something in the data."""
+    base = config.inputs.vlm
+    roles = [("generator", config.inputs.generator)]
+    perception, curation = config.perception, config.curation
+    if perception.grounding != "annotations":
+        roles += [("detector", perception.detection.detector), ("segmenter", perception.detection.segmenter)]
+    if perception.vocabulary != "template":
+        roles.append(("perception", _vlm(perception.vlm, base)))
+    if curation.judge != "none":
+        roles.append(("judge", _vlm(curation.vlm, base)))
+    if curation.explain == "vlm":
+        roles.append(("writer", _vlm(curation.vlm, base)))
+    yield from ((role, location, licence_of_model(location).name) for role, location in roles)
+
+
+def _vlm(section: VlmSection, base: str) -> str:
+    return section.model or (base if section.backend == "local" else "")
+
+
+def _counted(rows: Mapping[str, int]) -> list[str]:
+    return [f"{n} rows {what}" for what, n in rows.items()]
+
+
+def _refusal(subject: str, restricted: list[str]) -> str:
+    listing = "".join(f"\n  {what}" for what in restricted)
+    return (
+        f"{subject} holds material that is not free for commercial use or must not be altered:{listing}\n{ACKNOWLEDGE}"
+    )
 
 
 def _pointer_path(repository: Path, digest: str) -> Path:

@@ -11,6 +11,7 @@ import yaml
 
 from artiagent.config import effective_config
 from artiagent.inputs import input_digests
+from artiagent.publish import check_publishable
 from artiagent.settle import settle
 from pipelines.environment import active_stack, prepare
 
@@ -30,7 +31,9 @@ OUTPUT_OF_STAGE = {
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the whole chain on one configuration and print where to look."""
-    config = effective_config(arguments.config, arguments.set, arguments.images, arguments.annotations)
+    overrides = [*arguments.set, *(["registry.acknowledge_noncommercial=true"] * arguments.acknowledge_noncommercial)]
+    config = effective_config(arguments.config, overrides, arguments.images, arguments.annotations)
+    check_publishable(config)
     root = prepare(arguments.debug)
     print("reading inputs ...", flush=True)
     config, notes = settle(config)
