@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter, defaultdict
 from pathlib import Path
+from secrets import token_hex
 
 import pytest
 from aiohttp import web
@@ -55,7 +56,11 @@ def pairs_of(ref: DatasetRef) -> list[Pair]:
     return [row.record for row in read_rows(ref, Pair, images=())]
 
 
-def test_a_third_of_faults_costs_no_pair_unsaid(stored: Stored, nobody: CheckpointRef, tmp_path: Path) -> None:
+def test_a_third_of_faults_costs_no_pair_unsaid(
+    stored: Stored, nobody: CheckpointRef, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog, capsys
+) -> None:
+    key = f"sk-{token_hex(12)}"
+    monkeypatch.setenv("OPENAI_API_KEY", key)
     agents = Agents()
     with ServerThread(agents) as upstream:
         sound = curate(section(upstream.url, "sound"), *stored, nobody, tmp_path / "sound")
@@ -76,6 +81,9 @@ def test_a_third_of_faults_costs_no_pair_unsaid(stored: Stored, nobody: Checkpoi
     calls = list(read_calls(Path(ref.uri) / CALLS))
     failed = [c for c in calls if c.status not in ("ok", "repaired")]
     assert len(failed) == ref.summary["vlm_failed"] and all(c.status for c in failed)
+    written = [json.dumps([c.model_dump() for c in calls]), *(p.model_dump_json() for p in pairs_of(ref))]
+    written += [file.read_text() for file in tmp_path.rglob("*") if file.suffix in (".json", ".html")]
+    assert not [text for text in (*written, caplog.text, *capsys.readouterr()) if key in text]
     assert ref.summary["vlm_cost"] > 0 and ref.summary["accepted"] >= 0.9 * sound.summary["accepted"] > 0
 
 
