@@ -37,9 +37,10 @@ def test_help_is_quick_and_imports_nothing_heavy():
     assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - before < 1.0  # processor time: machines are shared
 
 
-@pytest.mark.parametrize(
-    "command", ["run", "ablate", "rehearse", "synthesize", "evaluate", "inspect", "runs", "nano", "doctor", "ui"]
-)
+COMMANDS = "run ablate rehearse synthesize curate calibrate evaluate inspect runs nano doctor ui"
+
+
+@pytest.mark.parametrize("command", COMMANDS.split())
 def test_every_command_explains_itself(command, capsys):
     with pytest.raises(SystemExit) as stop:
         cli.main([command, "--help"])
