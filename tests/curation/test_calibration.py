@@ -71,6 +71,12 @@ def test_a_group_that_is_missing_is_named(kind: str) -> None:
         evidence_of(_edits(kind, np.linspace(0.2, 0.9, 5)), Window(0.3, 0.8), **OPTIONS)
 
 
+def test_pairs_without_truth_are_refused_as_known(stored: tuple[DatasetRef, DatasetRef], tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="tells no truth about itself"):
+        calibrate(CurationSection(), stored[0], stored[0], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_real_pairs(stored: tuple[DatasetRef, DatasetRef], tmp_path: Path) -> None:
     known, _ = write_filter_test(tmp_path / "known", 16, encode=lambda images: images)
     found = calibrate(CurationSection(), stored[0], known, tmp_path / "out", resamples=100)
