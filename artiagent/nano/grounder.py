@@ -27,9 +27,11 @@ from artiagent.nano.scene_pool import ScenePool
 from artiagent.nano.scenes import TRAIN_SEEDS
 from artiagent.nano.vl import PLACE_WEIGHT, Pretraining
 from artiagent.nano.vl_batches import Batch, Mixture, Packer, ask_many
+from artiagent.nano.vl_evaluation import held_out_questions, score
 from artiagent.nano.vl_model import IMAGE_SIZE, LARGEST_INTEGER, save_model
 from artiagent.perception.grounding.vlm_boxes import VlmBoxes
 from artiagent.vlm.local import LocalVlm
+from artiagent.vlm.protocol import Sighted
 
 FIRST_SEED = TRAIN_SEEDS[600_000_000]
 HELD_OUT_SEED = TRAIN_SEEDS[1_600_000_000]
@@ -161,18 +163,27 @@ def export(
     with replacing(out) as folder:
         save_model(folder, learner.model, processor)
         began = time.perf_counter()
-        detector = VlmBoxes(LocalVlm(folder, "cpu", threads=torch.get_num_threads()))
+        vlm = LocalVlm(folder, "cpu", threads=torch.get_num_threads())
+        figures = box_figures(VlmBoxes(vlm), first_seed=HELD_OUT_SEED, scenes=held_out)
         full = report | {
             "parameters": sum(p.numel() for p in learner.model.parameters()),
             "steps": progress.step,
             "images": progress.step * report["recipe"]["batch"],
             "seconds": round(progress.seconds, 1),
-            "held_out": box_figures(detector, first_seed=HELD_OUT_SEED, scenes=held_out),
+            "held_out": figures | {"caption_recall": caption_recall(vlm, held_out)},
             "evaluation_seconds": round(time.perf_counter() - began, 1),
             "curve": progress.curve,
         }
         (folder / "training.json").write_text(json.dumps(full, indent=1) + "\n", encoding="utf-8")
     return full
+
+
+def caption_recall(vlm: Sighted, scenes: int) -> float:
+    """Share of the true caption's words that are said, as `vl_evaluation` measures it."""
+    asked = held_out_questions(HELD_OUT_SEED, scenes)[prompts.DESCRIBE_IMAGE]
+    said = vlm.generate([one.image for one in asked], [one.exchange.question() for one in asked], 40)
+    scores = [score(*pair) or 0.0 for pair in zip(asked, said, strict=True)]
+    return round(sum(scores) / max(1, len(scores)), 4)
 
 
 def main() -> None:

@@ -134,6 +134,7 @@ def test_training_starts_from_the_base_and_resumes(base: Path, tmp_path: Path) -
     assert saved["held_out"] == report["held_out"]
     figures = saved["held_out"]
     assert figures["entities"]["boxes"] >= 1 and figures["parts"]["boxes"] >= 1
+    assert 0 <= figures["caption_recall"] <= 1
     assert sum(row["boxes"] for row in figures["per_term"].values()) == sum(
         figures[kind]["boxes"] for kind in ("entities", "parts")
     )
