@@ -24,7 +24,9 @@ from artiagent.ablation.table import AblationTable, RowResult
 from artiagent.config import Config, Section
 from artiagent.records import CheckpointRef, DatasetRef, EvaluationReport, Interval
 from artiagent.store import home
+from artiagent.vlm.calls import CALLS
 from steps.stage import Ref
+from steps.traces import log_calls
 
 RUN, STAGE = "artiagent.run", "artiagent.stage"
 SECTION_OF_STAGE = {
@@ -32,6 +34,7 @@ SECTION_OF_STAGE = {
     "instruct": "instruction", "finetune": "sft", "evaluate_base": "evaluation", "evaluate_tuned": "evaluation",
     "score": "evaluation", "train_reward": "reward",
 }  # fmt: skip
+REPORT = "report.html"  # of curation, beside its data set
 PARAM_LIMIT = 6000
 BATCH = 900
 
@@ -65,7 +68,7 @@ def experiment(client: MlflowClient, profile: str) -> str:
 
 
 def log_run(client: MlflowClient, config: Config, name: str, refs: dict[str, Ref]) -> TrackedRun:
-    """Record a pipeline run: parameters, costs, scores, curves and data digests. Idempotent."""
+    """Record a pipeline run: parameters, costs, scores, curves, data digests and agent calls. Idempotent."""
     experiment_id = experiment(client, config.profile)
     parent = find_run(client, experiment_id, name, "pipeline")
     if parent is None:
@@ -76,6 +79,9 @@ def log_run(client: MlflowClient, config: Config, name: str, refs: dict[str, Ref
         client.set_terminated(parent)
     executed = {s: r for s, r in refs.items() if s in SECTION_OF_STAGE and origin(r) == name}
     stages = {stage: _log_stage(client, experiment_id, parent, config, name, stage, r) for stage, r in executed.items()}
+    for stage, run in stages.items():
+        if config.registry.trace_calls and isinstance(ref := executed[stage], DatasetRef):
+            log_calls(client, run, Path(ref.uri) / CALLS)
     return TrackedRun(experiment_id, parent, stages)
 
 
@@ -161,6 +167,8 @@ def _log_stage(
     for batch in _batches(_curves(ref)):
         client.log_batch(run, metrics=batch)
     _log_inputs(client, run, {stage: ref})
+    if stage == "curate" and (page := Path(ref.uri) / REPORT).is_file():
+        client.log_artifact(run, str(page))
     client.set_terminated(run)
     return run
 
