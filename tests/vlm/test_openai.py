@@ -122,6 +122,23 @@ def test_what_was_answered_once_is_never_asked_again(tmp_path: Path, monkeypatch
     assert again.spent()["cached"] == 20 and again.spent()["cost"] == again.spent()["requests"] == 0
 
 
+def test_what_another_process_was_answered_meanwhile_is_not_asked_for(tmp_path: Path) -> None:
+    other = backend("http://127.0.0.1:1/v1", tmp_path)
+    kept = {"text": answer_to(1), "probability": None, "tokens_in": 5, "tokens_out": 6}
+    seen = []
+
+    async def handler(request: web.Request) -> web.Response:
+        seen.append(request)
+        other.cache.put(other._key(question(1))[0], kept)
+        return web.Response(status=500)
+
+    with ServerThread(handler) as server:
+        vlm = backend(server.url, tmp_path)
+        (answer,) = vlm.ask([question(1)])
+    assert (answer.text, answer.cached, len(seen)) == (answer_to(1), True, 1)
+    assert vlm.spent()["cached"] == vlm.spent()["requests"] == 1
+
+
 def test_an_answer_depends_on_all_that_is_asked_and_on_nothing_else(tmp_path: Path) -> None:
     base = question(1)
     others = [
