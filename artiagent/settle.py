@@ -1,4 +1,4 @@
-"""Settles, before a run, what its configuration leaves to the machine: which metric, and the digests of further weights.
+"""Settles, before a run, what its configuration leaves to the machine: which metric, and digests of further weights.
 
 A stage's cache key is its section, so what decides a result has to stand there: weights that a section names by place
 enter by their sha256, and `metric: auto` becomes the metric that can be had here. Inputs are settled in `inputs`.
@@ -6,11 +6,8 @@ enter by their sha256, and `metric: auto` becomes the metric that can be had her
 
 from __future__ import annotations
 
-from pathlib import Path
-
-from artiagent.checkpoints import locate
-from artiagent.config import Config, CurationSection, DetectionSection, PerceptionSection, VlmSection
-from artiagent.store import file_sha256, folder_sha256
+from artiagent.checkpoints import checkpoint_ref
+from artiagent.config import Config, CurationSection, PerceptionSection, VlmSection
 
 
 def settle(config: Config) -> tuple[Config, list[str]]:
@@ -26,22 +23,11 @@ def settle(config: Config) -> tuple[Config, list[str]]:
 def _perception(section: PerceptionSection) -> PerceptionSection:
     changes: dict[str, object] = {}
     if section.grounding != "annotations":
-        changes["detection"] = _detection(section.detection, section.grounding)
+        from artiagent.perception.grounding.detect import settled_detection
+
+        changes["detection"] = settled_detection(section)
     if section.vocabulary != "template":
         changes["vlm"] = _vlm(section.vlm, "perception.vlm")
-    return section.model_copy(update=changes)
-
-
-def _detection(section: DetectionSection, grounding: str) -> DetectionSection:
-    """The weights' digests, unless they are given: then the loader checks them."""
-    wanted = ["detector", "segmenter"]
-    if section.boxes == "detector" and grounding == "grounded_sam":
-        wanted.append("text_encoder")
-    changes = {}
-    for name in wanted:
-        key = f"{name}_sha256"
-        if getattr(section, name) and getattr(section, key) is None:
-            changes[key] = _digest(getattr(section, name), f"perception.detection.{name}")
     return section.model_copy(update=changes)
 
 
@@ -62,7 +48,6 @@ def _vlm(section: VlmSection, setting: str) -> VlmSection:
 
 def _digest(location: str, key: str) -> str:
     try:
-        place = locate(location)
+        return checkpoint_ref(key, location).sha256
     except ValueError as error:
         raise ValueError(f"{key}: {error}") from error
-    return file_sha256(place) if Path(place).is_file() else folder_sha256(place)

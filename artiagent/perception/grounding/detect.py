@@ -180,6 +180,14 @@ def load_grounder(section: PerceptionSection) -> DetectorGrounder:
     return DetectorGrounder(detector, segmenter, chosen)
 
 
+def settled_detection(section: PerceptionSection) -> DetectionSection:
+    """The section's detection with the sha256 of every weight that is needed and has none yet: so weights enter the
+    cache keys. Raises WeightsError as `load_grounder` does."""
+    given = section.detection.model_dump()
+    places = {name: place for name, place in _locate(section).items() if given[f"{name}_sha256"] is None}
+    return section.detection.model_copy(update={f"{name}_sha256": _sha256(place) for name, place in places.items()})
+
+
 def _locate(section: PerceptionSection) -> dict[str, Path]:
     """Setting below ``perception.detection`` -> its file or folder, for those that are needed."""
     found: dict[str, Path] = {}
@@ -220,12 +228,16 @@ def _is_sam3(folder: Path) -> bool:
 
 
 def _check_digest(setting: str, place: Path, expected: str | None) -> None:
-    found = expected and (file_sha256(place) if place.is_file() else folder_sha256(place))
+    found = expected and _sha256(place)
     if expected and expected.lower() != found:
         raise WeightsError(
             f"{place}: its sha256 is {found}, perception.detection.{setting}_sha256 is {expected}; fetch it again, or "
             "correct the setting"
         )
+
+
+def _sha256(place: Path) -> str:
+    return file_sha256(place) if place.is_file() else folder_sha256(place)
 
 
 def _package_dino(places: Mapping[str, Path], section: DetectionSection) -> Detector:
