@@ -276,7 +276,7 @@ def _injected(pair: Pair, artifact: Artifact) -> str:
 def _of_known_truth(pair: Pair, artifact: Artifact) -> str:
     """The truth stands where other pairs have their caption: "fault", or the name of a harmless edit."""
     if len(pair.prompt.split()) != 1:
-        raise ValueError(f"pair {pair.job_id} tells no truth about itself; expected pairs of 'artiagent nano filters'")
+        raise ValueError(f"pair {pair.job_id} tells no truth about itself; expected pairs of 'artiagent nano judges'")
     if artifact.injection.tool != "distort":
         return ""
     return FAULT if pair.prompt == "fault" else f"{HARMLESS}: {pair.prompt}"

@@ -30,7 +30,7 @@ parent. --decisions takes the export in the format JSON; of several people the m
 """
 CALIBRATE = """examples:
   artiagent calibrate --curated my/pairs --out evidence/
-  artiagent nano filters --count 800 --out known/
+  artiagent nano judges --count 800 --out known/
   artiagent calibrate --curated my/pairs --known known/pairs --out evidence/
   artiagent calibrate --curated my/pairs --known known/pairs --metric lpips --out evidence/ \\
       --set curation.lpips_weights=alexnet-owt-7be5be79.pth
@@ -62,7 +62,7 @@ def add_commands(commands: argparse._SubParsersAction, add: Add, config_options:
         "--curated", type=Path, required=True, metavar="DIR", help="pairs or curated pairs: injected distortions"
     )
     made.add_argument(
-        "--known", type=Path, metavar="DIR", help="pairs of 'artiagent nano filters': edits of known truth"
+        "--known", type=Path, metavar="DIR", help="pairs of 'artiagent nano judges': edits of known truth"
     )
     made.add_argument("--metric", choices=("ssim", "lpips"), help="default: the configuration's")
     made.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the evidence")
