@@ -27,9 +27,8 @@ def run(
     reconstructions: DatasetRef,
 ) -> None:
     """``places`` says for every row where in each list its output lies: rows share what is equal."""
-    from artiagent.report.ablation import write_ablation
-
     from artiagent.ablation.metrics import RowData, tabulate
+    from artiagent.report.ablation import write_ablation
     from steps.tracking import connect, log_ablation
 
     lists = {
