@@ -15,7 +15,7 @@ from pathlib import Path
 import yaml
 from pydantic import ConfigDict
 
-from artiagent.records import DatasetRef, Pair, Record
+from artiagent.records import DatasetRef, Pair, Record, Scene
 from artiagent.store import checkout, read_rows
 
 UNKNOWN = "unknown"
@@ -96,7 +96,7 @@ LAYOUT_LICENCES: dict[str, str] = {layout: licence.name for layout, licence in L
 
 # Patterns are searched in the lower-case hub id, folder or file name; the first that is found decides.
 _MODELS: tuple[tuple[str, Licence], ...] = (
-    (r"\bnano-(flux|vl|clip|parser|sam)", _free("Apache-2.0", "LICENSE of this repository")),
+    (r"\bnano-(flux|vl|clip|parser|sam|grounder)\b", _free("Apache-2.0", "LICENSE of this repository")),
     (r"flux[._-]?1[._-](\w+[._-])?dev", _FLUX_DEV),
     (r"flux[._-]?1[._-]schnell", _free("Apache-2.0", "README of the FLUX repository")),
     (r"qwen2\.5-vl-3b", _QWEN_RESEARCH),
@@ -210,6 +210,14 @@ def with_model(pair: Pair, role: str, location: str) -> Pair:
 def model_entry(role: str, location: str) -> dict[str, str]:
     """``{"<role>: <model>": licence}`` for ``Pair.licences``."""
     return {f"{role}: {model_name(location)}": licence_of_model(location).name}
+
+
+def models_of_scene(scene: Scene) -> dict[str, str]:
+    """The same for every model that perceived a scene: its agents' and its detectors', as far as their names tell."""
+    agents = (asked.partition(" ")[2] for asked in scene.agents.values())
+    detectors = (part.partition(":")[2] for part in scene.grounding.split("+"))
+    named = [("perception", name) for name in agents] + [("grounding", name) for name in detectors]
+    return {key: value for role, name in named if name for key, value in model_entry(role, name).items()}
 
 
 class LicenceCounts(Record):

@@ -14,7 +14,7 @@ import torch
 from artiagent.config import SynthesisSection
 from artiagent.devices import use_threads
 from artiagent.images import decode, encode
-from artiagent.licences import model_entry
+from artiagent.licences import model_entry, models_of_scene
 from artiagent.records import Artifact, CheckpointRef, Job, Pair, Scene
 from artiagent.store import Row
 from artiagent.synthesis.backbones import load_backbone
@@ -82,7 +82,8 @@ class PairRenderer:
             caption=scene.caption,
             licence=scene.licence,
             origin=scene.origin,
-            licences=self.licences,
+            licences=models_of_scene(scene) | self.licences,
+            agents=scene.agents,
         )
         return Row(job.job_id, pair, {"clean": clean, "artifact": encode(image, self.section.image_format)})
 

@@ -29,6 +29,8 @@ def scene_record(rendered: RenderedScene) -> Scene:
         entities=tuple(entities),
         licence="CC0-1.0",
         origin=f"scene_{rendered.seed:06d}.png",
+        grounding="grounding_dino:grounding-dino-tiny+sam2:sam2.1-hiera-tiny",
+        agents={"vocabulary": "vocabulary@1#abc123 gpt-4o"},
     )
 
 

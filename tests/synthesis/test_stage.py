@@ -55,7 +55,11 @@ def test_every_pair_says_where_it_comes_from(pairs: DatasetRef, inputs: tuple) -
     for row in read_rows(pairs, Pair, images=()):
         scene = scenes[row.record.source_id]
         assert (row.record.licence, row.record.origin) == (scene.licence, scene.origin) != ("unknown", "")
-        assert row.record.licences == {"generator: random-flux": "unknown"}
+        assert row.record.agents == scene.agents
+        assert row.record.licences == {
+            "perception: gpt-4o": "OpenAI terms", "grounding: grounding-dino-tiny": "Apache-2.0",
+            "grounding: sam2.1-hiera-tiny": "Apache-2.0", "generator: random-flux": "unknown",
+        }  # fmt: skip
 
 
 def test_shards_do_not_change_the_digest(
