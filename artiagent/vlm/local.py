@@ -20,6 +20,7 @@ from artiagent.devices import torch_device, torch_dtype, use_threads
 from artiagent.images import scaled, scaled_size
 from artiagent.instruction.coordinates import CoordinateSpace
 from artiagent.instruction.prompts import NO, YES
+from artiagent.licences import model_name
 from artiagent.vlm.protocol import Answer, Request
 
 _AHEAD = 4  # batches of an agent's requests that are looked at together, so that each kind fills its batches
@@ -55,7 +56,7 @@ class LocalVlm:
         if batch_size < 1:
             raise ValueError(f"batch_size {batch_size}: expected at least 1")
         use_threads(threads)
-        self.name = Path(folder).name
+        self.name = model_name(str(folder))
         self.batch_size = batch_size
         self.max_tokens, self.coordinates, self.image_side = max_tokens, coordinates, image_side
         self.device = torch_device(device)
