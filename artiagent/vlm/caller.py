@@ -82,6 +82,8 @@ class Caller:
     ) -> Answer:
         """An answer, possibly with `error`. Raises VlmUnavailable.
 
+        A call that finds no connection is never lost: as long as others are answered it is tried again.
+
         Args:
             session: of the running loop.
             slots: one is held while a request is under way, none between attempts.
@@ -90,8 +92,8 @@ class Caller:
             images: makes the data URIs.
             known: looks before every attempt whether somebody else was answered meanwhile.
         """
-        started, failures = time.monotonic(), 0
-        silent_since = started
+        started = silent_since = time.monotonic()
+        attempts = failures = 0  # failures: in a row, less those forgiven because others were answered
         while True:
             if (answer := known()) is not None:
                 return answer
@@ -100,14 +102,16 @@ class Caller:
                     if self._over is not None:
                         raise self._over
                     answer = await self._attempt(session, request, tokens, await images())
-                return replace(answer, attempts=failures + 1, seconds=time.monotonic() - started)
+                return replace(answer, attempts=attempts + 1, seconds=time.monotonic() - started)
             except _Passing as failure:
-                failures += failure.counts
+                attempts, failures = attempts + failure.counts, failures + failure.counts
                 if 2 * failures <= self.section.attempts:
                     silent_since = time.monotonic()
                 if failure.counts and self._is_last(failure, failures, silent_since):
-                    error = Answer(error=failure.reason, attempts=failures, seconds=time.monotonic() - started)
-                    return self._lost(error)
+                    if not failure.unreachable:
+                        seconds = time.monotonic() - started
+                        return self._lost(Answer(error=failure.reason, attempts=attempts, seconds=seconds))
+                    failures, silent_since = self.section.attempts // 2, time.monotonic()
                 await asyncio.sleep(self._pause(failure, failures))
                 self.account.note(retries=1)
 

@@ -4,7 +4,10 @@ searched."""
 from __future__ import annotations
 
 import logging
+import os
 import sqlite3
+import subprocess
+import sys
 import traceback
 from pathlib import Path
 
@@ -133,3 +136,36 @@ def test_the_key_is_read_when_it_is_sent_and_may_be_absent(tmp_path: Path, monke
     assert answer.text == "EMPTY means nothing"  # a placeholder is no secret
     with sqlite3.connect(vlm.cache.path) as connection:
         assert CANARY not in repr(connection.execute("SELECT * FROM answers").fetchall())
+
+
+STEP = f"""
+import os
+from zenml import pipeline, step
+from zenml.client import Client
+
+@step(enable_cache=False)
+def look() -> bool:
+    return len(os.environ.get("CANARY_KEY", "")) == {len(CANARY)}  # the store keeps the source of steps
+
+@pipeline(enable_cache=False)
+def asking() -> None:
+    look()
+
+Client().create_secret("vlm-key", {{"CANARY_KEY": "{CANARY}"}})
+run = asking.with_options(config_path="config.yaml")()
+print("seen by the step:", run.steps["look"].output.load(), "left behind:", "CANARY_KEY" in os.environ)
+"""
+
+
+@pytest.mark.slow  # a new ZenML store
+def test_a_zenml_secret_reaches_the_step_and_nothing_else(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("secrets: [vlm-key]\n")
+    environment = {**os.environ, "ZENML_CONFIG_PATH": str(tmp_path / "zenml")}
+    environment.pop("CANARY_KEY", None)
+    (tmp_path / "asking.py").write_text(STEP)
+    command = [sys.executable, str(tmp_path / "asking.py")]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert "seen by the step: True left behind: False" in done.stdout, done.stderr
+    (tmp_path / "asking.py").unlink()
+    assert CANARY not in done.stdout + done.stderr
+    assert not [p for p in tmp_path.rglob("*") if p.is_file() and CANARY.encode() in p.read_bytes()]
