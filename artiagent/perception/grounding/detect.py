@@ -13,6 +13,7 @@ import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
@@ -29,7 +30,7 @@ from artiagent.records import Layer
 from artiagent.store import file_sha256, folder_sha256
 
 TEXT_FILES = ("*.json", "*.txt", "*.jinja")  # of a hub repository
-MODEL_FILES = (*TEXT_FILES, "*.safetensors", "groundingdino_*.pth")  # no other pickle is fetched
+MODEL_FILES = (*TEXT_FILES, "*.model", "*.safetensors", "groundingdino_*.pth")  # no other pickle is fetched
 _EXPECTED = {
     "grounded_sam": {
         "detector": "groundingdino_swint_ogc.pth or groundingdino_swinb_cogcoor.pth (releases of IDEA-Research/"
@@ -162,9 +163,10 @@ def load_grounder(section: PerceptionSection) -> DetectorGrounder:
     """The backend that ``section.grounding`` and ``section.detection`` name, with its weights.
 
     Raises WeightsError naming every setting whose files are not there, and what is expected where; ValueError for files
-    that are not what they should be.
+    that are not what they should be, and without the packages of the extra "grounding".
     """
     chosen = section.detection
+    _check_packages(section)
     places = _locate(section)
     use_threads(chosen.threads)
     quiet_loading()
@@ -186,6 +188,18 @@ def settled_detection(section: PerceptionSection) -> DetectionSection:
     given = section.detection.model_dump()
     places = {name: place for name, place in _locate(section).items() if given[f"{name}_sha256"] is None}
     return section.detection.model_copy(update={f"{name}_sha256": _sha256(place) for name, place in places.items()})
+
+
+def _check_packages(section: PerceptionSection) -> None:
+    needed = {"segment_anything": "segment-anything"} if section.grounding == "grounded_sam" else {}
+    if needed and section.detection.boxes == "detector":
+        needed = {"groundingdino": "groundingdino-py"} | needed
+    missing = [package for module, package in needed.items() if find_spec(module) is None]
+    if missing:
+        raise ValueError(
+            f"perception.grounding 'grounded_sam' needs {' and '.join(missing)}: install the extra 'grounding' "
+            "(pip install 'artiagent[grounding]'), or set perception.grounding to 'transformers'"
+        )
 
 
 def _locate(section: PerceptionSection) -> dict[str, Path]:

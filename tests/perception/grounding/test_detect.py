@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -233,6 +234,14 @@ def test_missing_weights_are_one_error_that_says_what_goes_where(sam3_folder: Pa
     with pytest.raises(WeightsError, match="facebook/sam3"):
         load_grounder(PerceptionSection(grounding="transformers"))
     with pytest.raises(WeightsError, match="hub id of a VLM"):
+        load_grounder(PerceptionSection(grounding="grounded_sam", detection=DetectionSection(boxes="vlm")))
+
+
+def test_packages_that_are_not_installed_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "groundingdino", None)
+    with pytest.raises(ValueError, match=r"needs groundingdino-py: .*artiagent\[grounding\]"):
+        load_grounder(PerceptionSection(grounding="grounded_sam"))
+    with pytest.raises(WeightsError):  # not needed there
         load_grounder(PerceptionSection(grounding="grounded_sam", detection=DetectionSection(boxes="vlm")))
 
 
