@@ -200,8 +200,10 @@ def test_whoever_stops_iterating_cancels_what_is_under_way() -> None:
 
 
 INTERRUPTED = """
+import signal
 import sys
 from tests.vlm.calls import backend, question
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in what a shell runs in the background
 vlm = backend(sys.argv[1], timeout=60.0)
 try:
     list(vlm.ask(question(n) for n in range(100)))
