@@ -70,7 +70,7 @@ def build_conversations(section: InstructionSection, curated: DatasetRef, scenes
             for conversation in made:
                 check(conversation.record)
                 _count(conversation.record, counts)
-            if (key := f"{stamp}-{index:06d}") not in writer.done:
+            if (key := f"{stamp}-{index:06d}") not in writer:
                 writer.write(key, made)
     if not counts["conversations"]:
         raise ValueError(
@@ -190,7 +190,6 @@ def _conversations(
     twin.
     """
     pair = row.record
-    replaced = {partner.job_id for partner in partners.values()}
     if usable(pair):
         artifact = _artifact_side(section, pair)
         yield Row(artifact.conversation_id, artifact, {"image": row.images["artifact"]})
