@@ -7,7 +7,7 @@ Every pair stays, the rejected ones with their reasons. Resumable per chunk of p
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tqdm import tqdm
@@ -20,6 +20,7 @@ from artiagent.curation.perceptual import load_metric
 from artiagent.curation.summary import made_by, summarise
 from artiagent.curation.verdicts import Examiner
 from artiagent.images import decode, encode
+from artiagent.licences import with_model
 from artiagent.records import CheckpointRef, DatasetRef, Pair, Scene
 from artiagent.store import DatasetWriter, Row, open_dataset, read_rows
 from artiagent.vlm import load_vlm
@@ -28,6 +29,7 @@ from artiagent.vlm.protocol import Vlm
 from artiagent.vlm.template import TemplateVlm
 
 SETTING = "curation.vlm"
+JUDGING = ("presence", "judge")  # tasks; the others are writing
 
 
 def curate(
@@ -78,6 +80,7 @@ class Curator:
     section: CurationSection
     examiner: Examiner
     writer: Vlm
+    model: str  # folder, or the server's name, of who judges and writes
 
     @classmethod
     def load(cls, section: CurationSection, base: CheckpointRef) -> Curator:
@@ -85,12 +88,19 @@ class Curator:
         asked = section.judge != "none" or section.explain == "vlm"
         vlm = load_vlm(section.vlm, base, SETTING) if asked else None
         writer = vlm if section.explain == "vlm" and vlm else TemplateVlm()
-        return cls(section, Examiner(section, load_metric(section), load_judge(section, vlm)), writer)
+        examiner = Examiner(section, load_metric(section), load_judge(section, vlm))
+        return cls(section, examiner, writer, section.vlm.model or base.uri)
 
     def curate(self, cases: list[Case], scenes: Mapping[str, SceneFacts]) -> list[Case]:
-        """Verdicts, words, and in every record what was asked of whom."""
+        """Verdicts, words, and in every record what was asked of whom, under which licence."""
         explained = explain(self.writer, self.section.vlm, self.examiner.decide(cases), scenes)
-        return [case.stamped() for case in explained]
+        return [self._licensed(case.stamped()) for case in explained]
+
+    def _licensed(self, case: Case) -> Case:
+        pair = case.pair
+        for role in sorted({"judge" if call.task in JUDGING else "writer" for call in case.calls}):
+            pair = with_model(pair, role, self.model)
+        return replace(case, pair=pair)
 
 
 def _chunks(pairs: DatasetRef, size: int) -> Iterator[list[Row[Pair]]]:
@@ -115,4 +125,3 @@ def _finished(row: Row[Pair], case: Case) -> Row[Pair]:
         image_format = "png" if images["clean"].startswith(b"\x89PNG") else "jpeg"
         images = {"clean": encode(case.clean, image_format), "artifact": encode(case.image, image_format)}
     return Row(row.key, case.pair, images)
-

@@ -58,6 +58,8 @@ def test_every_call_is_accounted_for_and_every_record_names_its_prompts(curated:
     assert {call.key.split(":")[0] for call in calls} == set(asked)
     hashes = {pairs[key].agents["presence"] for key in asked}
     assert hashes == {f"part_in_box@0#{calls[0].prompt_hash} tiny-vl"}
+    licences = {key: pair.licences for key, pair in pairs.items()}
+    assert licences == {key: {"judge: tiny-vl": "unknown"} if key in asked else {} for key in pairs}
 
 
 def test_pixels_are_the_pairs_own_but_for_what_was_undone(stored: Stored, curated: DatasetRef) -> None:
