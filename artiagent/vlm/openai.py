@@ -92,8 +92,8 @@ class OpenAiVlm:
                 if window.wait(more):
                     yield window.pop()
         finally:
-            window.cancel()
             if life is not None:
+                life.loop.run(window.cancel)  # all at one moment: no freed slot goes to a call that is about to end
                 self._end()
 
     def _key(self, request: Request) -> tuple[bytes, list[bytes]]:

@@ -10,7 +10,7 @@ import asyncio
 import json
 import os
 import threading
-from collections.abc import Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
@@ -116,6 +116,10 @@ class LoopThread:
 
     def submit(self, work: Coroutine[Any, Any, T]) -> Future[T]:
         return asyncio.run_coroutine_threadsafe(work, self._loop)
+
+    def run(self, function: Callable[[], None]) -> None:
+        """Run a function in the thread, between whatever else it does."""
+        self._loop.call_soon_threadsafe(function)
 
     def close(self) -> None:
         with suppress(RuntimeError):  # it has ended already

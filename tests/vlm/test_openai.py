@@ -197,6 +197,7 @@ def test_whoever_stops_iterating_cancels_what_is_under_way() -> None:
         assert time.monotonic() - started < 5 and asking_threads() == 0
     spent = vlm.spent()
     assert spent["possibly_paid"] == 8 and spent["cost_possible"] == pytest.approx(8 * 512e-6)
+    assert len(answering.bodies) == spent["requests"]  # no freed slot went to another call
 
 
 INTERRUPTED = """
