@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic.fields import FieldInfo
 
 from artiagent.presets import fill_in
@@ -55,8 +55,8 @@ Layout = Literal["folder", "coco", "caltech101", "hands11k", "celeba_hq"]
 class InputSet(Section):
     """A named set of source images.
 
-    ``layout`` says how the files lie: ``folder`` is any folder, or a Parquet file with columns file_name and image, with
-    optional COCO annotations; the others are data sets as published (see ``artiagent.perception.sources``).
+    ``layout`` says how the files lie: ``folder`` is any folder, or a Parquet file with columns file_name and image, and
+    COCO annotations if there are any; the others are data sets as published (see ``artiagent.perception.sources``).
     """
 
     name: str = Field(pattern=r"^[A-Za-z0-9_-]+$")  # enters ids and file names
@@ -80,7 +80,8 @@ class VlmSection(Section):
     base_url: str = "http://127.0.0.1:8000/v1"  # of any OpenAI-compatible server
     api_key_env: str = transport("OPENAI_API_KEY")
     structured: Literal["json_schema", "json_object", "prompt"] = "json_schema"  # how a schema is asked for
-    image_side: int = Field(default=768, ge=28)  # longest side that is sent; larger images are scaled down
+    # Longest side that is sent; larger images are scaled down. A multiple of 28: Qwen2.5-VL need not scale once more.
+    image_side: int = Field(default=756, ge=28)
     image_format: Literal["png", "jpeg"] = "png"
     max_tokens: int = Field(default=512, ge=1)
     coordinates: Literal["auto", "pixels", "per_mille"] = "auto"  # auto: local by the processor, else pixels as sent
@@ -98,6 +99,13 @@ class VlmSection(Section):
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     threads: int = transport(2, ge=1)
     batch: int = transport(32, ge=1)
+
+    @field_validator("base_url")
+    @classmethod
+    def _without_secrets(cls, url: str) -> str:
+        if "@" in url.partition("://")[2].partition("/")[0] or "?" in url:
+            raise ValueError("no user, password or query belongs into an address; a key comes from api_key_env")
+        return url
 
 
 class DetectionSection(Section):
@@ -481,6 +489,8 @@ def _inside(node: Any, name: str) -> Any:
 
 def _explain(model: type[Section], error: Any) -> str:
     key = ".".join(str(part) for part in error["loc"])
+    if error["type"] == "value_error":  # of a validator of ours: it says what is wrong, and may be about a secret
+        return f"{key}: {error['msg']}"
     if error["type"] != "extra_forbidden":
         return f"{key}: {error['msg']} (got {error['input']!r})"
     known = _known_keys(model, tuple(str(part) for part in error["loc"][:-1]))

@@ -177,3 +177,12 @@ def test_an_alias_is_two_values_once_it_is_read(tmp_path):
     file.write_text("parameters:\n  config:\n    perception: {vlm: &a {model: one}}\n    curation: {vlm: *a}\n")
     config = load_config(file, ["curation.vlm.model=two"])
     assert (config.perception.vlm.model, config.curation.vlm.model) == ("one", "two")
+
+
+@pytest.mark.parametrize(
+    "url", ["https://me:pa55word@host/v1", "https://pa55word@host/v1", "http://host/v1?key=pa55word"]
+)
+def test_an_address_with_a_secret_is_refused_without_repeating_it(path, url):
+    with pytest.raises(ConfigError, match=r"curation\.vlm\.base_url: .*api_key_env") as caught:
+        load_config(path, [f"curation.vlm.base_url={url}"])
+    assert "pa55word" not in str(caught.value)

@@ -47,14 +47,15 @@ def curate(
     ref = open_dataset(out)
     if ref is None:
         writer: DatasetWriter[Pair] = DatasetWriter(out, "curated", ("clean", "artifact"))
-        _curate_pending(section, pairs, scenes, judge, writer)
-        ref = writer.finish(keep_calls(writer))
+        vlm = _curate_pending(section, pairs, scenes, judge, writer)
+        ref = writer.finish(keep_calls(writer, vlm))
     return summarise(section, ref, made_by(section))
 
 
 def _curate_pending(
     section: CurationSection, pairs: DatasetRef, scenes: DatasetRef, judge: CheckpointRef, writer: DatasetWriter[Pair]
-) -> None:
+) -> Vlm | None:
+    """Curate what is not there yet. Returns who was asked, if anybody."""
     known = {
         row.key: SceneFacts(row.record.caption, tuple(e.name for e in row.record.entities))
         for row in read_rows(scenes, Scene, images=())
@@ -71,6 +72,7 @@ def _curate_pending(
                 accepted += sum(row.record.accepted for row in decided)
             bar.update(len(rows))
             bar.set_postfix(accepted=accepted, refresh=False)
+    return curator.vlm if curator else None
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,7 @@ class Curator:
 
     section: CurationSection
     examiner: Examiner
-    writer: Vlm
+    vlm: Vlm | None  # who judges, and writes if the section says so
     model: str  # folder, or the server's name, of who judges and writes
 
     @classmethod
@@ -87,13 +89,13 @@ class Curator:
         """What the section asks for; one model serves judge and writer."""
         asked = section.judge != "none" or section.explain == "vlm"
         vlm = load_vlm(section.vlm, base, SETTING) if asked else None
-        writer = vlm if section.explain == "vlm" and vlm else TemplateVlm()
         examiner = Examiner(section, load_metric(section), load_judge(section, vlm))
-        return cls(section, examiner, writer, section.vlm.model or base.uri)
+        return cls(section, examiner, vlm, section.vlm.model or base.uri)
 
     def curate(self, cases: list[Case], scenes: Mapping[str, SceneFacts]) -> list[Case]:
         """Verdicts, words, and in every record what was asked of whom, under which licence."""
-        explained = explain(self.writer, self.section.vlm, self.examiner.decide(cases), scenes)
+        writer = self.vlm if self.section.explain == "vlm" and self.vlm else TemplateVlm()
+        explained = explain(writer, self.section.vlm, self.examiner.decide(cases), scenes)
         return [self._licensed(case.stamped()) for case in explained]
 
     def _licensed(self, case: Case) -> Case:

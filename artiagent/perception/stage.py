@@ -21,7 +21,7 @@ from artiagent.config import InputSet, PerceptionSection
 from artiagent.perception.intake import IntakeError, take_in
 from artiagent.perception.perceiver import Look, Perceiver, Skip
 from artiagent.perception.sources import SourceError, SourceImage, image_names, iter_images, left_out
-from artiagent.records import AgentCall, CheckpointRef, DatasetRef, Scene, stable_hash
+from artiagent.records import CheckpointRef, DatasetRef, Scene, stable_hash
 from artiagent.store import DatasetWriter, Row, StoreError, open_dataset, write_atomic
 from artiagent.vlm.calls import keep_calls, noted
 
@@ -66,7 +66,7 @@ def perceive(
     if not writer.done:
         _remove_empty(writer)
         raise PerceptionError(_nothing_usable(sets, skipped))
-    return _finish(writer, skipped, perceiver.lost_calls)
+    return _finish(writer, skipped, perceiver)
 
 
 def _perceive_set(
@@ -144,13 +144,13 @@ def _read(image: SourceImage) -> bytes:
         raise IntakeError(image.name, f"cannot be read ({error.strerror})") from error
 
 
-def _finish(writer: DatasetWriter[Scene], skipped: dict[str, str], lost_calls: list[AgentCall]) -> DatasetRef:
+def _finish(writer: DatasetWriter[Scene], skipped: dict[str, str], perceiver: Perceiver) -> DatasetRef:
     listing = json.dumps(skipped, indent=1, sort_keys=True, ensure_ascii=False)
     try:
         write_atomic(writer.directory / SKIPPED, listing.encode())
     except OSError as error:
         raise StoreError(f"{writer.directory}: cannot write {SKIPPED} ({error}); rerun resumes it") from error
-    account = keep_calls(writer, lost_calls)
+    account = keep_calls(writer, perceiver.vlm, perceiver.lost_calls)
     counts: Counter[str] = Counter({"skipped": len(skipped)})
     for scene in _written(writer):
         counts.update(images=1, entities=len(scene.entities), parts=sum(len(entity.parts) for entity in scene.entities))

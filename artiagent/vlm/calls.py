@@ -17,9 +17,11 @@ import pyarrow.parquet as pq
 
 from artiagent.records import AgentCall
 from artiagent.store import DatasetWriter
+from artiagent.vlm.protocol import Vlm
 
 CALLS = "calls.parquet"
 ANSWERED = ("ok", "repaired")
+BEYOND = ("requests", "retries", "timeouts", "possibly_paid", "cost_possible")
 _SCHEMA = pa.schema([pa.field("key", pa.string()), pa.field("record", pa.string())])
 _GROUP = 5000  # calls in memory at a time
 _SUMS = ("cached", "attempts", "tokens_in", "tokens_out", "cost", "seconds")
@@ -48,10 +50,11 @@ def noted(calls: Iterable[AgentCall]) -> dict[str, Any]:
     return {"calls": [call.model_dump(mode="json") for call in calls]}
 
 
-def keep_calls(writer: DatasetWriter[Any], others: Sequence[AgentCall] = ()) -> dict[str, float | int]:
+def keep_calls(writer: DatasetWriter[Any], vlm: Vlm | None, others: Sequence[AgentCall] = ()) -> dict[str, float | int]:
     """Before ``finish``: write ``calls.parquet`` from the notes of all batches and from ``others``, if there are any.
 
-    Returns what they come to, for the data set's summary; nothing where nobody was asked.
+    Returns what they come to, for the data set's summary; nothing where nobody was asked. What a server may have
+    charged for beyond its answers is known of this process alone, from its account ``vlm.spent()``.
     """
     path = writer.directory / CALLS
     notes = (AgentCall.model_validate(call) for b in sorted(writer.done) for call in writer.note(b).get("calls", ()))
@@ -62,7 +65,9 @@ def keep_calls(writer: DatasetWriter[Any], others: Sequence[AgentCall] = ()) -> 
     answered = sum(row["statuses"].get(status, 0) for row in rows for status in ANSWERED)
     calls = sum(row["calls"] for row in rows)
     sums = {f"vlm_{name}": sum(row[name] for row in rows) for name in ("cached", "tokens_in", "tokens_out", "cost")}
-    return {"vlm_calls": calls, "vlm_failed": calls - answered, **sums}
+    spent = vlm.spent() if vlm else {}
+    beyond = {f"vlm_{name}": spent[name] for name in BEYOND if name in spent}
+    return {"vlm_calls": calls, "vlm_failed": calls - answered, **sums, **beyond}
 
 
 def read_calls(path: Path) -> Iterator[AgentCall]:

@@ -84,6 +84,8 @@ def test_a_third_of_faults_costs_no_pair_unsaid(
     written = [json.dumps([c.model_dump() for c in calls]), *(p.model_dump_json() for p in pairs_of(ref))]
     written += [file.read_text() for file in tmp_path.rglob("*") if file.suffix in (".json", ".html")]
     assert not [text for text in (*written, caplog.text, *capsys.readouterr()) if key in text]
+    assert ref.summary["vlm_timeouts"] == sum(fault == "timeout" for _, fault in log)
+    assert ref.summary["vlm_possibly_paid"] >= ref.summary["vlm_timeouts"] and ref.summary["vlm_cost_possible"] > 0
     assert ref.summary["vlm_cost"] > 0 and ref.summary["accepted"] >= 0.9 * sound.summary["accepted"] > 0
 
 
