@@ -20,9 +20,9 @@ from artiagent.records import stable_hash
 
 
 class Section(BaseModel):
-    """Base of all sections: immutable, unknown keys refused."""
+    """Base of all sections: immutable, unknown keys refused. Errors do not repeat values: one may be a secret."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
     def digest(self) -> str:
         """Hash of the section's values; part of cache keys and of every record of provenance.
@@ -103,7 +103,7 @@ class VlmSection(Section):
     @field_validator("base_url")
     @classmethod
     def _without_secrets(cls, url: str) -> str:
-        if "@" in url.partition("://")[2].partition("/")[0] or "?" in url:
+        if "@" in url or "?" in url or "#" in url:
             raise ValueError("no user, password or query belongs into an address; a key comes from api_key_env")
         return url
 

@@ -149,4 +149,3 @@ def _remotes(config: Config) -> Iterator[Finding]:
                 yield Finding("remote", section.strip("'").split()[1].strip('"'), url, found)
         yield Finding("data", "data.dvc", "pins data/", (root / "data.dvc").is_file())
     yield Finding("remote", "derived", config.registry.dataset_remote, None)
-

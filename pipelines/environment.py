@@ -42,6 +42,7 @@ def prepare(verbose: bool = False) -> Path:
     os.environ.setdefault("ZENML_CONFIG_PATH", str(home() / "zenml"))
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
+    logging.getLogger("artiagent").setLevel(logging.WARNING)  # ZenML's level is the root's, and would silence ours
     if verbose:
         os.environ["ZENML_LOGGING_VERBOSITY"] = "INFO"
     else:

@@ -171,8 +171,8 @@ def _check_annotated(section: PerceptionSection, known: dict[str, Grounder | Non
         asks = "grounding 'annotations'" if section.grounding == "annotations" else "vocabulary 'template'"
         raise SourceError(
             f"input set {bare[0]!r}: no annotations given; {asks} needs a COCO file (key 'annotations' of the set, or "
-            "--annotations COCO.json); without one, set perception.grounding to a detector and perception.vocabulary to "
-            "'vlm'"
+            "--annotations COCO.json); without one, set perception.grounding to a detector and "
+            "perception.vocabulary to 'vlm'"
         )
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
+from artiagent.config import VlmSection
 from artiagent.vlm.agent import calls_of, consult
 from artiagent.vlm.openai import OpenAiVlm
 from tests.vlm.calls import backend, question
@@ -114,8 +115,12 @@ def test_a_server_that_is_down_and_a_key_that_no_header_carries(
             f"http://127.0.0.1/v1#{CANARY}", f"http://[{CANARY}@/", f"http://u:{CANARY}@h:port/"],
 )  # fmt: skip
 def test_a_url_with_a_secret_is_refused_without_repeating_it(url: str) -> None:
-    with pytest.raises(ValueError, match=r"curation\.vlm\.base_url: expected") as caught:
+    with pytest.raises(ValueError, match=r"base_url\s+Value error, no user, password or query") as caught:
         backend(url)
+    assert CANARY not in "".join(traceback.format_exception(caught.value))
+    unchecked = VlmSection(backend="openai", model="m").model_copy(update={"base_url": url})
+    with pytest.raises(ValueError, match=r"curation\.vlm\.base_url: expected") as caught:
+        OpenAiVlm(unchecked, None, "curation.vlm")
     assert CANARY not in "".join(traceback.format_exception(caught.value))
 
 
