@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -32,6 +33,14 @@ def locate(location: str, files: Sequence[str] | None = None) -> Path:
         f"{location}: no such file or folder; embedded data comes with 'dvc pull' (or 'make setup'), "
         "other models with a local path or a hub id"
     )
+
+
+def model_name(location: str) -> str:
+    """Hub id, also of a folder in the hub's cache; else the last part of the path."""
+    if cached := re.search(r"models--([^/]+?)--([^/]+)", location):
+        return f"{cached[1]}/{cached[2]}"
+    is_path = location.startswith(("/", ".", "~", "data/")) or location.count("/") > 1 or Path(location).exists()
+    return Path(location).name if is_path else location
 
 
 def _from_hub(repository: str, files: Sequence[str] | None) -> Path:

@@ -15,6 +15,7 @@ from pathlib import Path
 import yaml
 from pydantic import ConfigDict
 
+from artiagent.checkpoints import model_name
 from artiagent.records import DatasetRef, Pair, Record, Scene
 from artiagent.store import checkout, read_rows
 
@@ -174,14 +175,6 @@ def _licence_of_model(location: str) -> Licence:
         return licence_of_text(stated)
     name = model_name(location).lower()
     return next((licence for pattern, licence in _MODELS if re.search(pattern, name)), Licence(name=UNKNOWN))
-
-
-def model_name(location: str) -> str:
-    """Hub id, also of a folder in the hub's cache; else the last part of the path."""
-    if cached := re.search(r"models--([^/]+?)--([^/]+)", location):
-        return f"{cached[1]}/{cached[2]}"
-    is_path = location.startswith(("/", ".", "~", "data/")) or location.count("/") > 1 or Path(location).exists()
-    return Path(location).name if is_path else location
 
 
 def _stated(location: str) -> str:

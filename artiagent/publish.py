@@ -19,10 +19,11 @@ from pathlib import Path
 
 import yaml
 
+from artiagent.checkpoints import model_name
 from artiagent.config import Config, InputSet, VlmSection
 from artiagent.dataset.card import write_card
 from artiagent.dataset.facts import describe
-from artiagent.licences import LAYOUT_LICENCES, licence_of_model, licence_of_text, model_name
+from artiagent.licences import LAYOUT_LICENCES, licence_of_model, licence_of_text
 from artiagent.records import DatasetRef, Record
 from artiagent.store import home, write_atomic
 

@@ -1,12 +1,12 @@
 import pytest
 
+from artiagent.checkpoints import model_name
 from artiagent.licences import (
     LAYOUT_LICENCES,
     LicenceCounts,
     is_noncommercial,
     licence_of_model,
     licence_of_text,
-    model_name,
     summary_of,
     with_model,
 )

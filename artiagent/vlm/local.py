@@ -16,11 +16,11 @@ import torch
 from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor, BatchFeature
 
+from artiagent.checkpoints import model_name
 from artiagent.devices import torch_device, torch_dtype, use_threads
 from artiagent.images import scaled, scaled_size
 from artiagent.instruction.coordinates import CoordinateSpace
 from artiagent.instruction.prompts import NO, YES
-from artiagent.licences import model_name
 from artiagent.vlm.protocol import Answer, Request
 
 _AHEAD = 4  # batches of an agent's requests that are looked at together, so that each kind fills its batches

@@ -32,6 +32,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoTokenizer, BertConfig, BertModel, PreTrainedTokenizerBase
 
+from artiagent.checkpoints import model_name
 from artiagent.perception.grounding.phrases import MOST_TOKENS
 from artiagent.records import Record
 from artiagent.store import file_sha256
@@ -155,7 +156,7 @@ def load_dino(path: Path, text_encoder: Path | None = None) -> PackageDino:
     with init_empty_weights(include_buffers=False):
         model = build_dino(sizes, tokenizer, bert)
     load_weights(model, _read_weights(checkpoint), checkpoint)
-    return PackageDino(model, sizes, path.name)
+    return PackageDino(model, sizes, model_name(str(path)))
 
 
 def build_dino(sizes: DinoSizes, tokenizer: PreTrainedTokenizerBase, bert: BertConfig) -> package.GroundingDINO:

@@ -20,7 +20,7 @@ from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncode
 from segment_anything.utils.transforms import ResizeLongestSide
 from torch import Tensor, nn
 
-from artiagent.checkpoints import locate
+from artiagent.checkpoints import locate, model_name
 from artiagent.devices import torch_device, torch_dtype
 from artiagent.records import Record
 from artiagent.store import file_sha256, folder_sha256
@@ -105,7 +105,7 @@ class SamSegmenter:
         if batch < 1:
             raise ValueError(f"batch {batch}: expected at least 1")
         place = locate(location)
-        self.name = f"sam:{place.name}"
+        self.name = f"sam:{model_name(str(place))}"
         self.batch, self.device, self.dtype = batch, torch_device(device), torch_dtype(dtype)
         self.sam = load_sam(place, sha256).to(self.device).eval()
         self.side = self.sam.image_encoder.img_size

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from transformers import AutoTokenizer, Sam3ImageProcessor, Sam3Model
 from transformers.models.sam3.modeling_sam3 import Sam3ImageSegmentationOutput, Sam3VisionEncoderOutput
 
+from artiagent.checkpoints import model_name
 from artiagent.config import DetectionSection
 from artiagent.devices import torch_device, torch_dtype, use_threads
 from artiagent.perception.grounding import MaskedDetection
@@ -39,7 +40,7 @@ class Sam3Detector:
     def __init__(self, folder: Path, section: DetectionSection) -> None:
         model_type(folder, *SAM3_TYPES)
         use_threads(section.threads)
-        self.name = f"sam3:{folder.name}"
+        self.name = f"sam3:{model_name(str(folder))}"
         self.batch, self.threshold = section.batch, section.box_threshold
         self.device, self.dtype = torch_device(section.device), torch_dtype(section.dtype)
         self.processor, self.tokenizer = read(Sam3ImageProcessor, folder), read(AutoTokenizer, folder)

@@ -28,6 +28,7 @@ from transformers import (
     Sam2Model,
 )
 
+from artiagent.checkpoints import model_name
 from artiagent.config import DetectionSection
 from artiagent.devices import torch_device, torch_dtype, use_threads
 from artiagent.perception.grounding.phrases import MOST_TOKENS
@@ -53,7 +54,7 @@ class TransformersDino:
 
     def __init__(self, folder: Path) -> None:
         kind = model_type(folder, *DINO_TYPES)
-        self.name = f"{kind}:{folder.name}"
+        self.name = f"{kind}:{model_name(str(folder))}"
         self.tokenizer: PreTrainedTokenizerBase = read(AutoTokenizer, folder)
         numbers = dict(zip(SEPARATORS, self.tokenizer.convert_tokens_to_ids(list(SEPARATORS)), strict=True))
         if numbers != SEPARATORS:
@@ -89,7 +90,7 @@ class Sam2Segmenter:
     def __init__(self, folder: Path, section: DetectionSection) -> None:
         model_type(folder, *SAM2_TYPES)
         use_threads(section.threads)
-        self.name = f"sam2:{folder.name}"
+        self.name = f"sam2:{model_name(str(folder))}"
         self.batch = section.batch
         self.device, self.dtype = torch_device(section.device), torch_dtype(section.dtype)
         self.processor = read(Sam2ImageProcessor, folder)
