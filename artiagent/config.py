@@ -29,12 +29,18 @@ class Section(BaseModel):
 
         Fields made by `transport` stay out: how often a call is repeated does not change what is answered.
         """
-        return stable_hash(json.dumps(self._relevant(), sort_keys=True, default=str))
+        return stable_hash(self.model_dump_json(exclude=self._transport()))
 
-    def _relevant(self) -> dict[str, Any]:
-        fields = {name: getattr(self, name) for name, field in type(self).model_fields.items() if not _outside(field)}
-        plain = self.model_dump(mode="json")
-        return {name: v._relevant() if isinstance(v, Section) else plain[name] for name, v in fields.items()}
+    def _transport(self) -> dict[str, Any]:
+        """Names of the fields that stay out, nested as pydantic's ``exclude`` takes them."""
+        excluded: dict[str, Any] = {}
+        for name, field in type(self).model_fields.items():
+            value = getattr(self, name)
+            if _outside(field):
+                excluded[name] = True
+            elif isinstance(value, Section) and (inner := value._transport()):
+                excluded[name] = inner
+        return excluded
 
 
 def transport(default: Any, **limits: Any) -> Any:
