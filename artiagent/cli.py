@@ -251,9 +251,9 @@ def synthesize(arguments: argparse.Namespace) -> int:
     if arguments.scenes or arguments.jobs or arguments.shard is not None:
         return _render(arguments)
     from artiagent.checkpoints import checkpoint_ref
-    from artiagent.config import effective_config
     from artiagent.curation.stage import curate
     from artiagent.perception.stage import perceive
+    from artiagent.run_config import effective_config
     from artiagent.settle import settle
     from artiagent.synthesis.planner import plan
     from artiagent.synthesis.stage import synthesize as make_pairs
@@ -283,7 +283,7 @@ def _render(arguments: argparse.Namespace) -> int:
     shard = None if arguments.shard is None else _shard(arguments.shard)
 
     from artiagent.checkpoints import checkpoint_ref
-    from artiagent.config import load_config
+    from artiagent.run_config import load_config
 
     config = load_config(arguments.config, arguments.set)
     scenes, jobs = _dataset(arguments.scenes, "scenes"), _dataset(arguments.jobs, "jobs")
@@ -337,9 +337,9 @@ def _stamped(out: Path, digest: str) -> Path:
 def evaluate(arguments: argparse.Namespace) -> int:
     """Predict and score one model; prints its scores beside the trivial baselines."""
     from artiagent.checkpoints import locate
-    from artiagent.config import load_config
     from artiagent.evaluation.stage import predict, score
     from artiagent.report.summary import interval_text
+    from artiagent.run_config import load_config
     from artiagent.store import dataset_dir
 
     section = (config := load_config(arguments.config, arguments.set)).evaluation
@@ -370,8 +370,8 @@ def blind(arguments: argparse.Namespace) -> int:
 
 def inspect(arguments: argparse.Namespace) -> int:
     """Ask a model about one image and draw what it found."""
-    from artiagent.config import load_config
     from artiagent.evaluation.inspect import inspect_image
+    from artiagent.run_config import load_config
 
     config = load_config(arguments.config, arguments.set)
     model = _model(arguments.model or f"models:/{config.registry.vlm_name}@champion")
@@ -410,8 +410,8 @@ def rehearse(arguments: argparse.Namespace) -> int:
 
 def doctor(arguments: argparse.Namespace) -> int:
     """Check this machine; see ``artiagent.doctor``."""
-    from artiagent.config import load_config
     from artiagent.doctor import examine
+    from artiagent.run_config import load_config
 
     return examine(load_config(arguments.config, arguments.set))
 

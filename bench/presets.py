@@ -26,11 +26,12 @@ from toolbox import cpu_model
 from tqdm import tqdm
 
 from artiagent.checkpoints import checkpoint_ref, locate
-from artiagent.config import Config, InputSet, load_config
+from artiagent.config import Config, InputSet
 from artiagent.curation.stage import curate
 from artiagent.instruction.conversations import build_conversations
 from artiagent.perception.stage import perceive
 from artiagent.records import DatasetRef, Job, Pair, Scene
+from artiagent.run_config import load_config
 from artiagent.store import open_dataset, read_rows, write_atomic
 from artiagent.study import Variant, study
 from artiagent.synthesis.planner import plan

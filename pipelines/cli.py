@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from artiagent.config import effective_config
 from artiagent.inputs import input_digests
 from artiagent.publish import check_publishable
+from artiagent.run_config import effective_config
 from artiagent.settle import settle
 from pipelines.environment import active_stack, prepare
 

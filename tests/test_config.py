@@ -1,16 +1,9 @@
 import pytest
 import yaml
 
-from artiagent.config import (
-    Config,
-    ConfigError,
-    CurationSection,
-    VlmSection,
-    effective_config,
-    load_config,
-    parse_config,
-)
+from artiagent.config import Config, CurationSection, VlmSection
 from artiagent.presets import PRESETS, owned
+from artiagent.run_config import ConfigError, effective_config, load_config, parse_config
 from artiagent.store import checkout
 
 CONFIGS = checkout() / "configs"

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from artiagent.config import Config, InputSet, parse_config
+from artiagent.config import Config, InputSet
 from artiagent.publish import PublishError, check_publishable, find_pointer, licences_named, publish
 from artiagent.records import Pair
+from artiagent.run_config import parse_config
 from artiagent.store import DatasetWriter, Row, open_dataset
 
 DEV = "black-forest-labs/FLUX.1-dev"

@@ -14,16 +14,8 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from artiagent.config import (
-    Config,
-    ConfigError,
-    Section,
-    apply_override,
-    parse_config,
-    read_parameters,
-    set_key,
-    validated,
-)
+from artiagent.config import Config, Section
+from artiagent.run_config import ConfigError, apply_override, parse_config, read_parameters, set_key, validated
 
 VARIED = ("preset", "planning", "synthesis", "curation", "instruction", "sft")  # everything else the rows share
 

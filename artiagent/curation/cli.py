@@ -74,7 +74,7 @@ def add_commands(commands: argparse._SubParsersAction, add: Add, config_options:
 def curate(arguments: argparse.Namespace) -> int:
     """Curate, write tasks, or apply decisions; prints the funnel and where the report lies."""
     _check(arguments)
-    from artiagent.config import load_config
+    from artiagent.run_config import load_config
 
     config = load_config(arguments.config, arguments.set)
     section = config.curation
@@ -98,7 +98,7 @@ def calibrate(arguments: argparse.Namespace) -> int:
     """Write the evidence and print what it says."""
     if not 0 <= arguments.loss < 0.5:
         raise ValueError(f"--loss {arguments.loss}: expected a share from 0 to .5")
-    from artiagent.config import load_config
+    from artiagent.run_config import load_config
 
     section = load_config(arguments.config, arguments.set).curation
     section = _settled(section.model_copy(update={"metric": arguments.metric or section.metric}))

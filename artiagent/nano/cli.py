@@ -161,11 +161,11 @@ def truth(arguments: argparse.Namespace) -> int:
 def judges(arguments: argparse.Namespace) -> int:
     """Ask every stage and every judge that can run here about every artifact, and print the table."""
     from artiagent.checkpoints import checkpoint_ref
-    from artiagent.config import load_config
     from artiagent.curation.perceptual import load_metric
     from artiagent.nano.drawn_pairs import write_filter_test
     from artiagent.nano.judge_quality import edits_truth, markdown, opinions, parser_truth, quality
     from artiagent.nano.parser import Parser
+    from artiagent.run_config import load_config
     from artiagent.store import open_dataset, write_atomic
 
     config = load_config(arguments.config, arguments.set)
@@ -207,11 +207,11 @@ def _judges(section: CurationSection, base: CheckpointRef, arguments: argparse.N
 
 def grounding(arguments: argparse.Namespace) -> int:
     """Print the figures and write them, with a sheet of the first dozen scenes."""
-    from artiagent.config import load_config
     from artiagent.images import encode
     from artiagent.nano.grounding_evaluation import evaluate_grounding
     from artiagent.nano.grounding_sheet import draw_sheet
     from artiagent.perception.grounding.detect import load_grounder
+    from artiagent.run_config import load_config
     from artiagent.store import write_atomic
 
     settings = [
@@ -234,8 +234,8 @@ def grounding(arguments: argparse.Namespace) -> int:
 
 def study(arguments: argparse.Namespace) -> int:
     """Run the transfer study and print its table."""
-    from artiagent.config import load_config
     from artiagent.nano.transfer import run_transfer
+    from artiagent.run_config import load_config
     from artiagent.study import markdown
 
     tables = run_transfer(

@@ -21,10 +21,11 @@ import torch._dynamo.utils
 import transformers
 
 from artiagent.checkpoints import checkpoint_ref
-from artiagent.config import SynthesisSection, apply_override, parse_config
+from artiagent.config import SynthesisSection
 from artiagent.devices import torch_dtype, use_threads
 from artiagent.images import encode
 from artiagent.records import Injection, PatchMapping
+from artiagent.run_config import apply_override, parse_config
 from artiagent.synthesis import memory
 from artiagent.synthesis.backbones import load_backbone
 from artiagent.synthesis.backbones.architectures import ARCHITECTURES, blocks, build

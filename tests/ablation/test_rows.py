@@ -2,7 +2,8 @@ import pytest
 import yaml
 
 from artiagent.ablation.rows import load_ablation
-from artiagent.config import Config, ConfigError
+from artiagent.config import Config
+from artiagent.run_config import ConfigError
 from artiagent.store import checkout
 
 DEFAULT = checkout() / "configs" / "ablation.yaml"

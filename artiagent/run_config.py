@@ -1,0 +1,144 @@
+"""Run configurations as files: read, override, validate; every problem is named with its key.
+
+A YAML file under ``configs/`` is a ZenML run configuration; its ``parameters.config`` holds the tree of `Config`.
+Knows no option: those stand in `config`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from artiagent.config import Config, InputSet, Section
+from artiagent.presets import fill_in
+
+S = TypeVar("S", bound=Section)
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be used; the message names file and key and what was expected."""
+
+
+def load_config(path: Path | str, overrides: list[str] | tuple[str, ...] = ()) -> Config:
+    """Read ``parameters.config`` of a ZenML run configuration and apply ``section.key=value`` overrides.
+
+    Raises ConfigError naming the file and the key; an unknown key names the nearest known one.
+    """
+    tree = read_parameters(path)["config"]
+    for override in overrides:
+        apply_override(tree, override)
+    return parse_config(tree, origin=str(path))
+
+
+def read_parameters(path: Path | str) -> dict[str, Any]:
+    """``parameters`` of a ZenML run configuration as they stand there; ``config`` among them is a mapping."""
+    path = Path(path)
+    if not path.is_file():
+        near = ", ".join(sorted(str(p) for p in path.parent.glob("*.yaml"))) or "none here"
+        raise ConfigError(f"{path}: no such configuration file (found: {near})")
+    try:
+        document = yaml.safe_load(path.read_text()) or {}
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not valid YAML: {error}") from error
+    # Through JSON: a YAML alias would be one object in two places, and an override of one would change the other.
+    document = json.loads(json.dumps(document, default=str))
+    parameters = (document.get("parameters") or {}) if isinstance(document, dict) else {}
+    if not isinstance(tree := parameters.get("config"), dict):
+        raise ConfigError(f"{path}: expected a mapping under 'parameters: config:', got {type(tree).__name__}")
+    return parameters
+
+
+def effective_config(
+    path: Path | str, overrides: list[str] | tuple[str, ...], images: str | None, annotations: str | None
+) -> Config:
+    """``load_config``, its input sets replaced by the person's own images where they are given.
+
+    Raises ConfigError for annotations without images.
+    """
+    config = load_config(path, overrides)
+    if images is None:
+        if annotations is not None:
+            raise ConfigError("--annotations without --images: give the images that the annotations belong to")
+        return config
+    places = [str(Path(p).expanduser().resolve()) if p else None for p in (images, annotations)]
+    own = InputSet(name="images", images=str(places[0]), annotations=places[1])
+    return config.model_copy(update={"inputs": config.inputs.model_copy(update={"sets": (own,)})})
+
+
+def parse_config(tree: dict[str, Any], origin: str = "configuration") -> Config:
+    """Validate a plain tree. Raises ConfigError with every problem on a line of its own."""
+    return validated(Config, fill_in(tree), origin)
+
+
+def validated(model: type[S], tree: Any, origin: str) -> S:
+    """``parse_config`` for any section."""
+    try:
+        return model.model_validate(tree)
+    except ValidationError as error:
+        raise ConfigError("\n".join(f"{origin}: {_explain(model, e)}" for e in error.errors())) from error
+
+
+def apply_override(tree: dict[str, Any], override: str) -> None:
+    """Apply ``section.key=value``, the value in YAML, to a plain tree."""
+    key, equals, value = override.partition("=")
+    if not equals or not key:
+        raise ConfigError(f"--set {override!r}: expected section.key=value, e.g. synthesis.steps=8")
+    try:
+        set_key(tree, key.strip(), yaml.safe_load(value))
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--set {override!r}: value is not valid YAML: {error}") from error
+    except ConfigError as error:
+        raise ConfigError(f"--set {override!r}: {error}") from error
+
+
+def set_key(tree: dict[str, Any], key: str, value: Any) -> None:
+    """Put a value under a dotted key; a number names an item of a list: ``inputs.sets.0.limit``."""
+    *parents, leaf = key.split(".")
+    node: Any = tree
+    for name in parents:
+        node = _inside(node, name)
+    if not isinstance(node, dict):
+        raise ConfigError(f"{leaf!r} is an item of a list; give one of its keys, or the whole list")
+    node[leaf] = value
+
+
+def _inside(node: Any, name: str) -> Any:
+    inner = None
+    if isinstance(node, dict):
+        inner = node.setdefault(name, {})
+    elif name.isdecimal() and int(name) < len(node):
+        inner = node[int(name)]
+    if not isinstance(inner, dict | list):
+        raise ConfigError(f"{name!r} is a value, not a section")
+    return inner
+
+
+def _explain(model: type[Section], error: Any) -> str:
+    key = ".".join(str(part) for part in error["loc"])
+    if error["type"] == "value_error":  # of a validator of ours: it says what is wrong, and may be about a secret
+        return f"{key}: {error['msg']}"
+    if error["type"] != "extra_forbidden":
+        return f"{key}: {error['msg']} (got {error['input']!r})"
+    known = _known_keys(model, tuple(str(part) for part in error["loc"][:-1]))
+    near = difflib.get_close_matches(str(error["loc"][-1]), known, n=1, cutoff=0.0)
+    hint = f"did you mean {near[0]!r}?" if near else "remove it"
+    return f"unknown key {key!r}; {hint} (known here: {', '.join(sorted(known))})"
+
+
+def _known_keys(model: Any, parents: tuple[str, ...]) -> list[str]:
+    for name in parents:
+        if name.isdigit():
+            continue
+        model = _section_type(model.model_fields[name].annotation)
+    return list(model.model_fields)
+
+
+def _section_type(annotation: Any) -> Any:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next(_section_type(arg) for arg in annotation.__args__ if arg is not Ellipsis)
