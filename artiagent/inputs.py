@@ -14,7 +14,7 @@ from artiagent.checkpoints import checkpoint_ref, locate
 from artiagent.config import InputSet, InputsSection
 from artiagent.perception.sources import image_names, input_digest, locate_annotations, locate_images, locate_parts
 from artiagent.records import CheckpointRef, DatasetRef, stable_hash
-from artiagent.store import file_sha256, folder_sha256, write_atomic
+from artiagent.store import content_sha256, write_atomic
 
 SETS = "sets.json"
 MODELS = ("generator", "vlm", "clip")
@@ -37,7 +37,7 @@ def input_digests(section: InputsSection) -> dict[str, str]:
     """
     digests = {f"set:{source.name}": input_digest(source) for source in section.sets}
     digests |= {name: checkpoint_ref(name, getattr(section, name)).sha256 for name in MODELS}
-    return digests | {"benchmark": _content_sha256(locate(section.benchmark))}
+    return digests | {"benchmark": content_sha256(locate(section.benchmark))}
 
 
 def resolve_inputs(section: InputsSection, digests: dict[str, str], out: Path) -> Inputs:
@@ -81,10 +81,6 @@ def _absolute(source: InputSet) -> InputSet:
 
 def _checkpoint(name: str, section: InputsSection, digests: dict[str, str]) -> CheckpointRef:
     return CheckpointRef(name=name, uri=str(locate(getattr(section, name))), sha256=digests[name])
-
-
-def _content_sha256(path: Path) -> str:
-    return file_sha256(path) if path.is_file() else folder_sha256(path)
 
 
 def _rows(benchmark: Path) -> int:

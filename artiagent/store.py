@@ -241,6 +241,11 @@ def folder_sha256(directory: Path) -> str:
     return stable_hash(*(v for p in files for v in (p.relative_to(directory).as_posix(), file_sha256(p))), length=64)
 
 
+def content_sha256(place: Path) -> str:
+    """Hex sha256 of a file, or of a folder as `folder_sha256` takes it."""
+    return folder_sha256(place) if place.is_dir() else file_sha256(place)
+
+
 def write_atomic(path: Path, data: bytes) -> None:
     """Write a whole file or nothing: temporary sibling, flush to disk, rename."""
     path.parent.mkdir(parents=True, exist_ok=True)

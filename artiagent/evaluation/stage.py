@@ -23,7 +23,7 @@ from artiagent.evaluation.scoring import Score, scores_by_fault, scores_of
 from artiagent.images import decode
 from artiagent.instruction import prompts
 from artiagent.records import CheckpointRef, DatasetRef, EvaluationReport, Interval, Prediction, stable_hash
-from artiagent.store import DatasetWriter, Row, file_sha256, folder_sha256, open_dataset, read_rows, write_atomic
+from artiagent.store import DatasetWriter, Row, content_sha256, open_dataset, read_rows, write_atomic
 from artiagent.vlm.local import LocalVlm
 
 QUESTIONS = {
@@ -89,7 +89,7 @@ def score(
     }
     report = EvaluationReport(
         benchmark=f"{benchmark.parent.name}/{benchmark.stem}",
-        benchmark_sha256=_digest(benchmark),
+        benchmark_sha256=content_sha256(benchmark),
         prompt_hash=_prompt_hash(section),
         n=len(items),
         n_faulty=sum(item.faulty for item in items),
@@ -217,8 +217,4 @@ def _stamp(section: EvaluationSection, model: CheckpointRef, benchmark: Path) ->
     asked = section.model_dump_json(
         include={"batch_size", "max_new_tokens", "max_box_tokens", "tasks", "dtype", "limit"}
     )
-    return stable_hash(model.sha256, _prompt_hash(section), _digest(benchmark), asked, length=16)
-
-
-def _digest(benchmark: Path) -> str:
-    return folder_sha256(benchmark) if benchmark.is_dir() else file_sha256(benchmark)
+    return stable_hash(model.sha256, _prompt_hash(section), content_sha256(benchmark), asked, length=16)

@@ -27,7 +27,7 @@ from artiagent.perception.grounding.suppression import clip, suppress
 from artiagent.perception.intake import Intake
 from artiagent.perception.vocabulary import Vocabulary
 from artiagent.records import Layer
-from artiagent.store import file_sha256, folder_sha256
+from artiagent.store import content_sha256
 
 TEXT_FILES = ("*.json", "*.txt", "*.jinja")  # of a hub repository
 MODEL_FILES = (*TEXT_FILES, "*.model", "*.safetensors", "groundingdino_*.pth")  # no other pickle is fetched
@@ -187,7 +187,8 @@ def settled_detection(section: PerceptionSection) -> DetectionSection:
     cache keys. Raises WeightsError as `load_grounder` does."""
     given = section.detection.model_dump()
     places = {name: place for name, place in _locate(section).items() if given[f"{name}_sha256"] is None}
-    return section.detection.model_copy(update={f"{name}_sha256": _sha256(place) for name, place in places.items()})
+    found = {f"{name}_sha256": content_sha256(place) for name, place in places.items()}
+    return section.detection.model_copy(update=found)
 
 
 def _check_packages(section: PerceptionSection) -> None:
@@ -242,16 +243,12 @@ def _is_sam3(folder: Path) -> bool:
 
 
 def _check_digest(setting: str, place: Path, expected: str | None) -> None:
-    found = expected and _sha256(place)
+    found = expected and content_sha256(place)
     if expected and expected.lower() != found:
         raise WeightsError(
             f"{place}: its sha256 is {found}, perception.detection.{setting}_sha256 is {expected}; fetch it again, or "
             "correct the setting"
         )
-
-
-def _sha256(place: Path) -> str:
-    return file_sha256(place) if place.is_file() else folder_sha256(place)
 
 
 def _package_dino(places: Mapping[str, Path], section: DetectionSection) -> Detector:

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from artiagent.checkpoints import locate, model_name
 from artiagent.devices import torch_device, torch_dtype
 from artiagent.records import Record
-from artiagent.store import file_sha256, folder_sha256
+from artiagent.store import content_sha256
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 MODEL_TYPE = "segment-anything"
@@ -198,7 +198,7 @@ def _check_digest(place: Path, configured: str | None) -> None:
     expected = {"configured": configured, "published": PUBLISHED_SHA256.get(place.name)}
     if not any(expected.values()):
         return
-    found = folder_sha256(place) if place.is_dir() else file_sha256(place)
+    found = content_sha256(place)
     for source, digest in expected.items():
         if digest and digest.lower() != found:
             raise ValueError(
