@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcessor, CLIPTokenizer
 
 from artiagent.nano.augment import augmented_view
-from artiagent.nano.export import replacing
+from artiagent.nano.export import replacing, write_training
 from artiagent.nano.flux_text import TEXT_TOKENS, build_clip_tokenizer
 from artiagent.nano.loop import Progress, Schedule, bf16_is_native, describe_machine, fit
 from artiagent.nano.patch_heads import PatchHeads, PatchTargets, patch_targets
@@ -211,16 +211,8 @@ def export(
         copy.deepcopy(model).cpu().to(torch.float16).save_pretrained(folder)
         processor.save_pretrained(folder)
         loaded = CLIPModel.from_pretrained(folder, dtype=torch.float32).eval()
-        full = report | {
-            "parameters": sum(p.numel() for p in loaded.parameters()),
-            "steps": progress.step,
-            "images": progress.step * report["recipe"]["batch"],
-            "seconds": round(progress.seconds, 1),
-            "held_out": retrieval(loaded, processor, first_seed=HELD_OUT_SEED, scenes=held_out),
-            "curve": progress.curve,
-        }
-        (folder / "training.json").write_text(json.dumps(full, indent=1) + "\n", encoding="utf-8")
-    return full
+        figures = retrieval(loaded, processor, first_seed=HELD_OUT_SEED, scenes=held_out)
+        return write_training(folder, report, loaded, progress, figures)
 
 
 def main() -> None:

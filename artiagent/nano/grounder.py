@@ -20,7 +20,7 @@ from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor
 
 from artiagent.instruction import prompts
 from artiagent.nano.augment import LIGHT_ONLY, augmented_view
-from artiagent.nano.export import replacing
+from artiagent.nano.export import replacing, write_training
 from artiagent.nano.grounding_evaluation import box_figures
 from artiagent.nano.loop import Progress, Schedule, bf16_is_native, describe_machine, fit
 from artiagent.nano.scene_pool import ScenePool
@@ -165,17 +165,9 @@ def export(
         began = time.perf_counter()
         vlm = LocalVlm(folder, "cpu", threads=torch.get_num_threads())
         figures = box_figures(VlmBoxes(vlm), first_seed=HELD_OUT_SEED, scenes=held_out)
-        full = report | {
-            "parameters": sum(p.numel() for p in learner.model.parameters()),
-            "steps": progress.step,
-            "images": progress.step * report["recipe"]["batch"],
-            "seconds": round(progress.seconds, 1),
-            "held_out": figures | {"caption_recall": caption_recall(vlm, held_out)},
-            "evaluation_seconds": round(time.perf_counter() - began, 1),
-            "curve": progress.curve,
-        }
-        (folder / "training.json").write_text(json.dumps(full, indent=1) + "\n", encoding="utf-8")
-    return full
+        figures |= {"caption_recall": caption_recall(vlm, held_out)}
+        seconds = round(time.perf_counter() - began, 1)
+        return write_training(folder, report, learner.model, progress, figures, evaluation_seconds=seconds)
 
 
 def caption_recall(vlm: Sighted, scenes: int) -> float:

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from artiagent.nano.augment import LIGHT_ONLY, Chances, augmented_view
-from artiagent.nano.export import replacing
+from artiagent.nano.export import replacing, write_training
 from artiagent.nano.loop import Progress, Schedule, bf16_is_native, describe_machine, fit
 from artiagent.nano.scene_pool import ScenePool
 from artiagent.nano.scenes import KINDS, TRAIN_SEEDS, render_scene
@@ -283,17 +283,8 @@ def export(
     with replacing(out) as folder:
         twin = copy.deepcopy(net).cpu().to(torch.float16)
         save_file({name: value.contiguous() for name, value in twin.state_dict().items()}, folder / "model.safetensors")
-        full = report | {
-            "classes": classes(),
-            "parameters": sum(p.numel() for p in twin.parameters()),
-            "steps": progress.step,
-            "images": progress.step * report["recipe"]["batch"],
-            "seconds": round(progress.seconds, 1),
-            "held_out": measure(Parser(folder), first_seed=HELD_OUT_SEED, scenes=held_out),
-            "curve": progress.curve,
-        }
-        (folder / "training.json").write_text(json.dumps(full, indent=1) + "\n", encoding="utf-8")
-    return full
+        figures = measure(Parser(folder), first_seed=HELD_OUT_SEED, scenes=held_out)
+        return write_training(folder, report, twin, progress, figures, classes=classes())
 
 
 def measure(parser: Parser, *, first_seed: int, scenes: int) -> dict[str, float]:

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from artiagent.nano.augment import LIGHT_ONLY, augmented_view
-from artiagent.nano.export import replacing
+from artiagent.nano.export import replacing, write_training
 from artiagent.nano.grounding_evaluation import box_iou, mask_iou
 from artiagent.nano.loop import Progress, Schedule, bf16_is_native, describe_machine, fit
 from artiagent.nano.parser import classes
@@ -235,16 +235,8 @@ def export(
         save_file({name: value.contiguous() for name, value in twin.state_dict().items()}, folder / WEIGHTS)
         (folder / CONFIG).write_text(sizes.model_dump_json(indent=1) + "\n", encoding="utf-8")
         segmenter = SamSegmenter(str(folder), device="cpu")
-        full = report | {
-            "parameters": sum(p.numel() for p in twin.parameters()),
-            "steps": progress.step,
-            "images": progress.step * report["recipe"]["batch"],
-            "seconds": round(progress.seconds, 1),
-            "held_out": measure(segmenter, first_seed=HELD_OUT_SEED, scenes=held_out),
-            "curve": progress.curve,
-        }
-        (folder / "training.json").write_text(json.dumps(full, indent=1) + "\n", encoding="utf-8")
-    return full
+        figures = measure(segmenter, first_seed=HELD_OUT_SEED, scenes=held_out)
+        return write_training(folder, report, twin, progress, figures)
 
 
 def measure(segmenter: Segmenter, *, first_seed: int, scenes: int) -> dict[str, float]:

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor
 
 from artiagent.nano.augment import augmented_view
-from artiagent.nano.export import replacing
+from artiagent.nano.export import replacing, write_training
 from artiagent.nano.loop import Progress, Schedule, bf16_is_native, describe_machine, fit
 from artiagent.nano.patch_heads import PatchHeads
 from artiagent.nano.scene_pool import ScenePool
@@ -182,17 +182,8 @@ def export(
         scores = evaluate(
             LocalVlm(folder, "cpu", threads=torch.get_num_threads()), first_seed=HELD_OUT_SEED, scenes=held_out
         )
-        full = report | {
-            "parameters": sum(p.numel() for p in learner.model.parameters()),
-            "steps": progress.step,
-            "images": progress.step * report["recipe"]["batch"],
-            "seconds": round(progress.seconds, 1),
-            "held_out": scores,
-            "evaluation_seconds": round(time.perf_counter() - began, 1),
-            "curve": progress.curve,
-        }
-        (folder / "training.json").write_text(json.dumps(full, indent=1) + "\n", encoding="utf-8")
-    return full
+        seconds = round(time.perf_counter() - began, 1)
+        return write_training(folder, report, learner.model, progress, scores, evaluation_seconds=seconds)
 
 
 def main() -> None:
