@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar
 
@@ -90,11 +90,6 @@ def english(text: str) -> str:
     if not letters or foreign or (len(words) >= _SENTENCE and not _ENGLISH.intersection(words)):
         raise ValueError("expected text in English")
     return text
-
-
-def calls_of(outcomes: Sequence[Outcome[Any]]) -> list[AgentCall]:
-    """For the account: one record per call."""
-    return [outcome.call for outcome in outcomes]
 
 
 def _outcome(vlm: Vlm, request: Request, answer: Answer, read: Callable[[str], T]) -> Outcome[T]:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from pydantic import BaseModel
 
-from artiagent.vlm.agent import calls_of, consult, english, json_reader, json_text
+from artiagent.vlm.agent import consult, english, json_reader, json_text
 from artiagent.vlm.calls import ANSWERED
 from artiagent.vlm.prompt import render
 from artiagent.vlm.protocol import Answer, Request
@@ -51,7 +51,7 @@ def test_a_failed_call_is_not_repeated_and_keeps_its_reason(scripted) -> None:
     vlm = scripted(lambda r: Answer(error="timeout", attempts=5))
     (found,) = consult(vlm, requests(1), json_reader(Found))
     assert (found.value, found.error, found.call.status, found.call.attempts) == (None, "timeout", "timeout", 5)
-    assert len(vlm.asked) == 1 and not set(ANSWERED) & {c.status for c in calls_of([found])}
+    assert len(vlm.asked) == 1 and not set(ANSWERED) & {found.call.status}
 
 
 @pytest.mark.parametrize(

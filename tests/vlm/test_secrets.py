@@ -15,7 +15,7 @@ import pytest
 from aiohttp import web
 
 from artiagent.config import VlmSection
-from artiagent.vlm.agent import calls_of, consult
+from artiagent.vlm.agent import consult
 from artiagent.vlm.openai import OpenAiVlm
 from tests.vlm.calls import backend, question
 from tests.vlm.servers import ServerThread, completion, free_port
@@ -65,7 +65,7 @@ def everything_that_comes_out(vlm: OpenAiVlm, folder: Path, caplog: pytest.LogCa
     said = []
     try:
         outcomes = consult(vlm, (question(n, yes_no=n == 1) for n in range(3)), lambda text: text)
-        said += [repr(outcomes), *(call.model_dump_json() for call in calls_of(outcomes))]
+        said += [repr(outcomes), *(o.call.model_dump_json() for o in outcomes)]
         assert outcomes[0].call.status
     except ValueError as error:
         said += [repr(error), "".join(traceback.format_exception(error))]
