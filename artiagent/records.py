@@ -262,6 +262,11 @@ class AgentCall(Record):
     attempts: int = 1
     seconds: float = 0.0
 
+    @property
+    def stamp(self) -> str:
+        """``prompt@version#hash model``, as ``Scene.agents`` and ``Pair.agents`` keep it."""
+        return f"{self.prompt}#{self.prompt_hash} {self.model}"
+
 
 class Turn(Record):
     role: Literal["user", "assistant"]

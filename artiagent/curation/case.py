@@ -25,5 +25,5 @@ class Case:
 
     def stamped(self) -> Case:
         """The case whose record names the prompts and models of its calls."""
-        used = {call.task: f"{call.prompt}#{call.prompt_hash} {call.model}" for call in self.calls}
+        used = {call.task: call.stamp for call in self.calls}
         return self.with_pair(agents={**self.pair.agents, **used}) if used else self

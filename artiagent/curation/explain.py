@@ -9,9 +9,9 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
-from pydantic import field_validator
+from pydantic import AfterValidator, field_validator
 
 from artiagent.config import VlmSection
 from artiagent.curation.case import Case
@@ -38,11 +38,21 @@ class SceneFacts(NamedTuple):
     entities: tuple[str, ...]
 
 
+def _fit(text: str) -> str:
+    """Raises ValueError for words that tell of the process, of the views or of coordinates, or are not English."""
+    if (found := _TELLTALE.search(text)) is not None:
+        raise ValueError(f"{found[0]!r} must not be mentioned: speak about the picture as a layperson sees it")
+    return english(text)
+
+
+Words = Annotated[str, AfterValidator(lambda text: _fit(text.strip()))]
+
+
 class LocalExplanation(Record):
     """What looks wrong in one place: a brief phrase, and one or two sentences for a layperson."""
 
     label: str
-    explanation: str
+    explanation: Words
 
     @field_validator("label")
     @classmethod
@@ -52,21 +62,11 @@ class LocalExplanation(Record):
             raise ValueError("expected a phrase of two to five words")
         return _fit(text)
 
-    @field_validator("explanation")
-    @classmethod
-    def _sentence(cls, text: str) -> str:
-        return _fit(text.strip())
-
 
 class GlobalExplanation(Record):
     """What is wrong with the whole picture, in two or three sentences."""
 
-    explanation: str
-
-    @field_validator("explanation")
-    @classmethod
-    def _sentences(cls, text: str) -> str:
-        return _fit(text.strip())
+    explanation: Words
 
 
 def explain(writer: Vlm, section: VlmSection, cases: Sequence[Case], scenes: Mapping[str, SceneFacts]) -> list[Case]:
@@ -171,10 +171,3 @@ def _facts(artifact: Artifact) -> dict[str, str]:
         "part": injection.part,
         "other": injection.other_entity,
     }
-
-
-def _fit(text: str) -> str:
-    """Raises ValueError for words that tell of the process, of the views or of coordinates, or are not English."""
-    if (found := _TELLTALE.search(text)) is not None:
-        raise ValueError(f"{found[0]!r} must not be mentioned: speak about the picture as a layperson sees it")
-    return english(text)

@@ -184,7 +184,7 @@ def _taken(look: Look, outcome: Outcome[Any]) -> Any:
     """The value of an agent's outcome, its call noted; without a value the look ends."""
     call = outcome.call
     look.calls.append(call)
-    look.agents[call.task] = f"{call.prompt}#{call.prompt_hash} {call.model}"
+    look.agents[call.task] = call.stamp
     if outcome.value is None:
         look.reason = f"vlm_error: {call.task}: {outcome.error}"
     return outcome.value
