@@ -15,7 +15,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined, TemplateError
+from jinja2 import Environment, StrictUndefined, Template, TemplateError
 from pydantic import BaseModel
 
 from artiagent.records import stable_hash
@@ -53,9 +53,9 @@ def render(name: str, answer: type[BaseModel] | None = None, version: int | None
     Raises ValueError for an unknown prompt or version and for a missing field.
     """
     path, number = _file(name, version)
-    source = _read(path)
     try:
-        text = _ENVIRONMENT.from_string(source).render(**fields).strip()
+        source, template = _read(path)
+        text = template.render(**fields).strip()
     except TemplateError as error:
         raise ValueError(f"prompt {path.name}: {error}; given: {', '.join(sorted(fields)) or 'nothing'}") from error
     schema = strict_schema(answer) if answer else None
@@ -70,15 +70,17 @@ def question(name: str, text: str) -> Prompt:
     return Prompt(name, 0, prompt_hash(name)[:12], text)
 
 
-def versions(name: str) -> dict[int, Path]:
+@cache
+def versions(name: str) -> Mapping[int, Path]:
     """All versions of a prompt, by number."""
     found = ((_NAME.fullmatch(path.name), path) for path in sorted(FOLDER.glob(f"{name}.v*.md")))
     return {int(match[2]): path for match, path in found if match}
 
 
-def strict_schema(answer: type[BaseModel]) -> dict[str, Any]:
+@cache
+def strict_schema(answer: type[BaseModel]) -> Mapping[str, Any]:
     """JSON schema in the dialect that structured output of servers takes: references resolved, every key required, no
-    others allowed."""
+    others allowed. One object for all prompts of a model; nobody changes it."""
     schema = answer.model_json_schema()
     definitions = schema.pop("$defs", {})
 
@@ -109,5 +111,6 @@ def _file(name: str, version: int | None) -> tuple[Path, int]:
 
 
 @cache
-def _read(path: Path) -> str:
-    return path.read_text(encoding="utf-8")
+def _read(path: Path) -> tuple[str, Template]:
+    source = path.read_text(encoding="utf-8")
+    return source, _ENVIRONMENT.from_string(source)
