@@ -125,6 +125,19 @@ class DetectionSection(Section):
     batch: int = transport(4, ge=1)  # images per forward pass
 
 
+BenchmarkLayout = Literal["artibench", "synthscars", "loki", "richhf"]
+
+
+class BenchmarkSet(Section):
+    """A benchmark and how its files lie (see ``artiagent.evaluation.benchmarks``)."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9_-]+$")  # enters keys and file names
+    layout: BenchmarkLayout = "artibench"
+    path: str  # file or folder
+    images: str | None = None  # folder or Parquet file of the images where the layout keeps them apart
+    heat_threshold: float = Field(default=0.3, gt=0, lt=1)  # of heat maps scaled to 0..1, from which a pixel is faulty
+
+
 class InputsSection(Section):
     sets: tuple[InputSet, ...] = (
         InputSet(name="scenes", images="data/scenes/images.parquet", annotations="data/scenes/annotations.json"),
@@ -135,7 +148,14 @@ class InputsSection(Section):
     generator: str = "data/weights/nano-flux"  # FluxPipeline folder or hub id
     vlm: str = "data/weights/nano-vl"  # Qwen2.5-VL folder or hub id
     clip: str = "data/weights/nano-clip"
-    benchmark: str = "data/artibench-nano/drawn.parquet"
+    # The first is the primary one: runs are compared and models promoted on it.
+    benchmarks: tuple[BenchmarkSet, ...] = Field(
+        default=(
+            BenchmarkSet(name="drawn", path="data/artibench-nano/drawn.parquet"),
+            BenchmarkSet(name="generated", path="data/artibench-nano/generated.parquet"),
+        ),
+        min_length=1,
+    )
 
 
 class PerceptionSection(Section):
@@ -328,6 +348,9 @@ class SftSection(Section):
     threads: int = Field(default=2, ge=1)
     workers: int = Field(default=0, ge=0)  # processes that collate
     save_steps: int = 50
+    group_by_length: bool = False  # batches of rows of like length; pairs stay together
+    processes: int = Field(default=1, ge=1)  # on this machine, one per accelerator; they share the batch's accumulation
+    sharding: Literal["none", "fsdp", "zero2", "zero3"] = "none"  # of weights and optimizer over the processes
 
 
 class EvaluationSection(Section):
@@ -340,10 +363,14 @@ class EvaluationSection(Section):
     tasks: tuple[Literal["detection", "localization", "explanation"], ...] = (
         "detection", "localization", "explanation",
     )  # fmt: skip
+    # trained: the bare questions of fine-tuning. defined: what an artifact is and which types there are come first, and
+    # answers are asked for as strict JSON: what a model needs that was never trained here
+    prompts: Literal["trained", "defined"] = "trained"
+    vlm: VlmSection = VlmSection(backend="openai")  # how a served model (--model openai:NAME) is reached
     device: str = "auto"
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     threads: int = Field(default=2, ge=1)
-    limit: int | None = None
+    limit: int | None = None  # the first so many items of every benchmark
 
 
 class RewardSection(Section):
@@ -370,6 +397,20 @@ class RegistrySection(Section):
     trace_calls: bool = True  # every agent call as a span in MLflow
 
 
+Metric = Literal[
+    "accuracy", "macro_f1", "auroc", "recall_at_10", "iou", "pixel_f1", "box_f1", "rouge_l", "css", "grounded_recall"
+]
+
+
+class PromotionSection(Section):
+    """The gate between challenger and champion (``artiagent promote``)."""
+
+    primary: Metric = "macro_f1"  # must be won: the interval of the paired difference lies above 0
+    guarded: tuple[Metric, ...] = ("auroc", "iou", "rouge_l", "grounded_recall")  # none may be lost significantly
+    audit: Literal["required", "reported"] = "required"  # the shortcut audit of the challenger's training data
+    approval: Literal["none", "human"] = "none"  # human: the pipeline waits for a person after the gate
+
+
 class Config(Section):
     """The whole tree. ``profile`` names the scale: models of different profiles never compete."""
 
@@ -385,3 +426,4 @@ class Config(Section):
     evaluation: EvaluationSection = EvaluationSection()
     reward: RewardSection = RewardSection()
     registry: RegistrySection = RegistrySection()
+    promotion: PromotionSection = PromotionSection()

@@ -98,9 +98,10 @@ def _device() -> Finding:
 
 
 def _inputs(config: Config) -> Iterator[Finding]:
-    for name in ("generator", "vlm", "clip", "benchmark"):
-        topic = "data" if name == "benchmark" else "weights"
-        yield _present(topic, name, partial(locate, getattr(config.inputs, name)))
+    for name in ("generator", "vlm", "clip"):
+        yield _present("weights", name, partial(locate, getattr(config.inputs, name)))
+    for benchmark in config.inputs.benchmarks:
+        yield _present("data", f"benchmark {benchmark.name}", partial(locate, benchmark.path))
     for source in config.inputs.sets:
         yield _present("data", f"{source.name} images", partial(locate_images, source))
         if source.annotations:

@@ -1,4 +1,4 @@
-"""What a run starts from: named sets of images, model folders and the benchmark, as places and digests.
+"""What a run starts from: named sets of images, model folders and benchmarks, as places and digests.
 
 Knows where inputs lie and what they weigh in cache keys. Does not decode images and does not load models.
 """
@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 from artiagent.checkpoints import checkpoint_ref, locate
-from artiagent.config import InputSet, InputsSection
+from artiagent.config import BenchmarkSet, InputSet, InputsSection
+from artiagent.evaluation.benchmarks import benchmark_sha256
 from artiagent.perception.sources import image_names, input_digest, locate_annotations, locate_images, locate_parts
 from artiagent.records import CheckpointRef, DatasetRef, stable_hash
-from artiagent.store import content_sha256, write_atomic
+from artiagent.store import write_atomic
 
-SETS = "sets.json"
+SETS, BENCHMARKS = "sets.json", "benchmarks.json"
 MODELS = ("generator", "vlm", "clip")
 
 
@@ -27,40 +28,43 @@ class Inputs(NamedTuple):
     generator: CheckpointRef
     vlm: CheckpointRef
     clip: CheckpointRef
-    benchmark: DatasetRef
+    benchmarks: DatasetRef
 
 
 def input_digests(section: InputsSection) -> dict[str, str]:
-    """Content digest of every input: ``set:<name>``, ``generator``, ``vlm``, ``clip``, ``benchmark``.
+    """Content digest of every input: ``set:<name>``, ``generator``, ``vlm``, ``clip``, ``benchmark:<name>``.
 
     Raises ValueError naming the first input that is missing or empty.
     """
     digests = {f"set:{source.name}": input_digest(source) for source in section.sets}
     digests |= {name: checkpoint_ref(name, getattr(section, name)).sha256 for name in MODELS}
-    return digests | {"benchmark": content_sha256(locate(section.benchmark))}
+    return digests | {f"benchmark:{b.name}": benchmark_sha256(b) for b in section.benchmarks}
 
 
 def resolve_inputs(section: InputsSection, digests: dict[str, str], out: Path) -> Inputs:
-    """Turn the section into references; ``out`` receives the sets with absolute places (``sets.json``).
+    """Turn the section into references; ``out`` receives sets and benchmarks with absolute places, as JSON.
 
     Args:
         section: where the inputs lie.
         digests: result of ``input_digests`` for the same section.
-        out: folder of the reference "inputs".
+        out: folder of the references "inputs" and "benchmarks".
     """
     sets = [_absolute(source) for source in section.sets]
     rows = sum(len(image_names(source)) for source in sets)
     write_atomic(out / SETS, json.dumps([s.model_dump(mode="json") for s in sets], indent=1).encode())
     own = [digests[f"set:{source.name}"] for source in section.sets]
-    benchmark = locate(section.benchmark)
+    benchmarks = [_located(benchmark) for benchmark in section.benchmarks]
+    write_atomic(out / BENCHMARKS, json.dumps([b.model_dump(mode="json") for b in benchmarks], indent=1).encode())
+    revisions = [f"{b.name}={digests[f'benchmark:{b.name}']}" for b in benchmarks]
     return Inputs(
         sets=DatasetRef(
             kind="inputs", uri=str(out), digest=stable_hash("inputs", *own, length=64), rows=rows,
             summary={f"digest:{s.name}": digest[:16] for s, digest in zip(sets, own, strict=True)},
         ),
         **{name: _checkpoint(name, section, digests) for name in MODELS},
-        benchmark=DatasetRef(
-            kind="benchmark", uri=str(benchmark), digest=digests["benchmark"], rows=_rows(benchmark)
+        benchmarks=DatasetRef(
+            kind="benchmarks", uri=str(out), digest=stable_hash("benchmarks", *revisions, length=64),
+            rows=len(benchmarks), summary=dict(revision.split("=") for revision in revisions),
         ),
     )  # fmt: skip
 
@@ -68,6 +72,16 @@ def resolve_inputs(section: InputsSection, digests: dict[str, str], out: Path) -
 def read_sets(inputs: DatasetRef) -> Sequence[InputSet]:
     """The sets behind a reference made by ``resolve_inputs``."""
     return [InputSet.model_validate(s) for s in json.loads((Path(inputs.uri) / SETS).read_text())]
+
+
+def read_benchmarks(benchmarks: DatasetRef) -> list[BenchmarkSet]:
+    """The benchmarks behind a reference made by ``resolve_inputs``, the primary one first."""
+    return [BenchmarkSet.model_validate(b) for b in json.loads((Path(benchmarks.uri) / BENCHMARKS).read_text())]
+
+
+def _located(benchmark: BenchmarkSet) -> BenchmarkSet:
+    images = str(locate(benchmark.images)) if benchmark.images else None
+    return benchmark.model_copy(update={"path": str(locate(benchmark.path)), "images": images})
 
 
 def _absolute(source: InputSet) -> InputSet:
@@ -81,14 +95,3 @@ def _absolute(source: InputSet) -> InputSet:
 
 def _checkpoint(name: str, section: InputsSection, digests: dict[str, str]) -> CheckpointRef:
     return CheckpointRef(name=name, uri=str(locate(getattr(section, name))), sha256=digests[name])
-
-
-def _rows(benchmark: Path) -> int:
-    import pyarrow.parquet as pq
-
-    files = [benchmark] if benchmark.is_file() else sorted(benchmark.rglob("*.parquet"))
-    if not files:
-        raise ValueError(
-            f"{benchmark}: no Parquet file; expected a benchmark with columns image, has_artifacts, bboxes"
-        )
-    return sum(pq.read_metadata(file).num_rows for file in files)

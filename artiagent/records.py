@@ -293,8 +293,9 @@ class Conversation(Record):
 
 
 class Prediction(Record):
-    """One model's answers on one benchmark item."""
+    """One model's answers on one benchmark item; stored under the key ``benchmark/item_id``."""
 
+    benchmark: str
     item_id: str
     model: str
     model_sha256: str
@@ -302,8 +303,9 @@ class Prediction(Record):
     verdict: bool | None  # None: unparsable
     score: float | None  # P(Yes) / (P(Yes) + P(No))
     boxes: tuple[Box, ...] = ()
+    mask: Mask | None = None  # of a model that answers with a heat map instead of boxes
     explanation: str = ""
-    status: dict[str, str] = Field(default_factory=dict)  # task -> ok | unparsable | empty
+    status: dict[str, str] = Field(default_factory=dict)  # task -> status, see evaluation.parsing
 
 
 class Interval(Record):
@@ -318,16 +320,18 @@ class Interval(Record):
 class EvaluationReport(Record):
     """Scores of models and trivial baselines on one benchmark; every figure with its interval."""
 
-    benchmark: str
+    benchmark: str  # name of the BenchmarkSet
     benchmark_sha256: str
     prompt_hash: str
     n: int
     n_faulty: int
     scores: dict[str, dict[str, Interval]]  # model or baseline -> metric -> interval
     differences: dict[str, dict[str, Interval]] = Field(default_factory=dict)  # "tuned - base" -> metric -> paired
-    breakdown: dict[str, dict[str, Interval]] = Field(default_factory=dict)  # "model/fault" -> metric -> interval
+    # "model/fault" and "model/generator:NAME" -> metric -> interval
+    breakdown: dict[str, dict[str, Interval]] = Field(default_factory=dict)
     statuses: dict[str, dict[str, int]] = Field(default_factory=dict)  # model -> "task:status" -> count
     models: dict[str, str] = Field(default_factory=dict)  # model -> weights sha256
+    further: tuple[EvaluationReport, ...] = ()  # of the primary benchmark's report: those of the other benchmarks
     summary: dict[str, float | int | str] = Field(default_factory=dict)
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from artiagent.config import EvaluationSection, SftSection
+from artiagent.config import BenchmarkSet, EvaluationSection, SftSection
 from artiagent.evaluation.benchmarks import BenchmarkItem, read_truth
 from artiagent.evaluation.bootstrap import Statistic, difference, draw_weights, interval
 from artiagent.evaluation.scoring import Score, scores_by_fault, scores_of
@@ -53,7 +53,7 @@ def study(
     variants: Sequence[Variant],
     seeds: Sequence[int],
     base: CheckpointRef,
-    benchmark: Path,
+    benchmark: BenchmarkSet,
     evaluation: EvaluationSection,
     out: Path,
     *,
@@ -70,7 +70,7 @@ def study(
             f"variants {[v.name for v in variants]}, seeds {list(seeds)}: expected distinct names and at least one seed"
         )
     runs = [_Run(variant, seed, out / f"{variant.name}-{seed}") for seed in seeds for variant in variants]
-    predicted = {"base": [predict(evaluation, base, benchmark, out / f"base-{benchmark.stem}", "base")]}
+    predicted = {"base": [predict(evaluation, base, [benchmark], out / f"base-{benchmark.name}", "base")]}
     arguments = (base, benchmark, evaluation, 1 if workers > 1 else evaluation.threads)
     finished = ordered_map(_prepare, arguments, runs, workers)
     for run, ref in zip(runs, tqdm(finished, "study", total=len(runs), unit="run"), strict=True):
@@ -80,19 +80,19 @@ def study(
         "seeds": list(seeds),
         "variants": {v.name: {**v.section.model_dump(mode="json"), "data": v.conversations.digest} for v in variants},
     }
-    write_atomic(out / f"{benchmark.stem}.json", json.dumps(table, indent=1).encode())
-    write_atomic(out / f"{benchmark.stem}.md", markdown(table).encode())
+    write_atomic(out / f"{benchmark.name}.json", json.dumps(table, indent=1).encode())
+    write_atomic(out / f"{benchmark.name}.md", markdown(table).encode())
     return table
 
 
 def _prepare(
-    base: CheckpointRef, benchmark: Path, evaluation: EvaluationSection, threads: int
+    base: CheckpointRef, benchmark: BenchmarkSet, evaluation: EvaluationSection, threads: int
 ) -> Callable[[_Run], DatasetRef]:
     def run(one: _Run) -> DatasetRef:
         section = one.variant.section.model_copy(update={"seed": one.seed, "threads": threads})
         tuned = finetune(section, one.variant.conversations, base, one.out / "model")
         asked = evaluation.model_copy(update={"threads": threads})
-        return predict(asked, tuned, benchmark, one.out / benchmark.stem, f"{one.variant.name}-{one.seed}")
+        return predict(asked, tuned, [benchmark], one.out / benchmark.name, f"{one.variant.name}-{one.seed}")
 
     return run
 
@@ -105,7 +105,7 @@ def _table(
     faults: dict[str, dict[str, dict[str, Score]]] = {}
     seeds: dict[str, dict[str, list[float]]] = {}
     for name, refs in predicted.items():
-        rows = [{row.key: row.record for row in read_rows(ref, Prediction)} for ref in refs]
+        rows = [{row.record.item_id: row.record for row in read_rows(ref, Prediction)} for ref in refs]
         answers = [[found[item.item_id] for item in items] for found in rows]
         each = [scores_of(items, one, evaluation.tasks) for one in answers]
         scores[name] = _averaged(each)

@@ -44,7 +44,7 @@ def ablation(config: dict[str, Any], ablation: AblationSection, digests: dict[st
     """``config`` is a configuration without defaults, so that a row's preset can fill in what is not given."""
     varied = Ablation(config, ablation)
     shared = varied.shared()
-    inputs, generator, vlm, _, benchmark = ingest(shared.inputs, digests)
+    inputs, generator, vlm, _, benchmarks = ingest(shared.inputs, digests)
     scenes = perceive(shared.perception, inputs, vlm)
     reconstructions = reconstruct(ablation.reconstruction, shared.synthesis, shared.curation, scenes, generator)
     branches = Branches()  # of rows with equal settings only the first takes a step
@@ -56,11 +56,11 @@ def ablation(config: dict[str, Any], ablation: AblationSection, digests: dict[st
         if row.detect:
             conversations = take("conversations", instruct, own.instruction, curated, scenes)
             tuned = take("tuned", finetune, own.sft, conversations, vlm)
-            take("predictions", evaluate_tuned, shared.evaluation, tuned, benchmark)
-    base = evaluate_base(shared.evaluation, vlm, benchmark) if any(row.detect for row in ablation.rows) else None
+            take("predictions", evaluate_tuned, shared.evaluation, tuned, benchmarks)
+    base = evaluate_base(shared.evaluation, vlm, benchmarks) if any(row.detect for row in ablation.rows) else None
     lists = {kind: branches.outputs[kind] for kind in ("jobs", "pairs", "curated", "conversations", "predictions")}
     tabulate(
-        ablation, shared.evaluation, shared.profile, dict(branches.places), **lists, base=base, benchmark=benchmark,
+        ablation, shared.evaluation, shared.profile, dict(branches.places), **lists, base=base, benchmarks=benchmarks,
         reconstructions=reconstructions,
     )  # fmt: skip
 

@@ -31,7 +31,7 @@ EFFECTS = ("publish", "register", "report")
 @pipeline(name="artiagent", execution_mode=ExecutionMode.FAIL_FAST, enable_pipeline_logs=False)
 def end_to_end(config: Config, digests: dict[str, str]) -> None:
     """Every stage receives its own section; a section that did not change leaves its stage cached."""
-    inputs, generator, vlm, clip, benchmark = ingest(config.inputs, digests)
+    inputs, generator, vlm, clip, benchmarks = ingest(config.inputs, digests)
     scenes = perceive(config.perception, inputs, vlm)
     jobs = plan(config.planning, scenes, config.perception.patch)
     pairs = synthesize(config.synthesis, scenes, jobs, generator)
@@ -39,10 +39,10 @@ def end_to_end(config: Config, digests: dict[str, str]) -> None:
     publish(config.registry, curated)
     conversations = instruct(config.instruction, curated, scenes)
     tuned = finetune(config.sft, conversations, vlm)
-    predictions_base = evaluate_base(config.evaluation, vlm, benchmark)
-    predictions_tuned = evaluate_tuned(config.evaluation, tuned, benchmark)
-    evaluation = score(config.evaluation, benchmark, predictions_base, predictions_tuned)
-    reward = train_reward(config.reward, curated, clip, benchmark)
+    predictions_base = evaluate_base(config.evaluation, vlm, benchmarks)
+    predictions_tuned = evaluate_tuned(config.evaluation, tuned, benchmarks)
+    evaluation = score(config.evaluation, benchmarks, predictions_base, predictions_tuned)
+    reward = train_reward(config.reward, curated, clip, benchmarks)
     results = {
         "inputs": inputs, "scenes": scenes, "jobs": jobs, "pairs": pairs, "curated": curated,
         "conversations": conversations, "tuned": tuned, "predictions_base": predictions_base,

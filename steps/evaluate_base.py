@@ -1,8 +1,7 @@
-"""The base model's answers on the benchmark."""
+"""The base model's answers on the benchmarks."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 from artiagent.config import EvaluationSection
@@ -11,12 +10,13 @@ from steps.stage import cached_step, out_dir
 
 
 def run(
-    section: EvaluationSection, model: CheckpointRef, benchmark: DatasetRef
+    section: EvaluationSection, model: CheckpointRef, benchmarks: DatasetRef
 ) -> Annotated[DatasetRef, "predictions_base"]:
     from artiagent.evaluation.stage import predict
+    from artiagent.inputs import read_benchmarks
 
-    out = out_dir("predictions-base", __name__, section, model, benchmark)
-    return predict(section, model, Path(benchmark.uri), out, "base")
+    out = out_dir("predictions-base", __name__, section, model, benchmarks)
+    return predict(section, model, read_benchmarks(benchmarks), out, "base")
 
 
 evaluate_base = cached_step(run)

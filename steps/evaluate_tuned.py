@@ -1,8 +1,7 @@
-"""The fine-tuned model's answers on the benchmark."""
+"""The fine-tuned model's answers on the benchmarks."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 from artiagent.config import EvaluationSection
@@ -11,12 +10,13 @@ from steps.stage import cached_step, out_dir
 
 
 def run(
-    section: EvaluationSection, model: CheckpointRef, benchmark: DatasetRef
+    section: EvaluationSection, model: CheckpointRef, benchmarks: DatasetRef
 ) -> Annotated[DatasetRef, "predictions_tuned"]:
     from artiagent.evaluation.stage import predict
+    from artiagent.inputs import read_benchmarks
 
-    out = out_dir("predictions-tuned", __name__, section, model, benchmark)
-    return predict(section, model, Path(benchmark.uri), out, "tuned")
+    out = out_dir("predictions-tuned", __name__, section, model, benchmarks)
+    return predict(section, model, read_benchmarks(benchmarks), out, "tuned")
 
 
 evaluate_tuned = cached_step(run)

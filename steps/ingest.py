@@ -18,11 +18,11 @@ def run(
     Annotated[CheckpointRef, "generator"],
     Annotated[CheckpointRef, "vlm"],
     Annotated[CheckpointRef, "clip"],
-    Annotated[DatasetRef, "benchmark"],
+    Annotated[DatasetRef, "benchmarks"],
 ]:
     out = dataset_dir("inputs", section.digest(), *(f"{name}={digest}" for name, digest in sorted(digests.items())))
     found = resolve_inputs(section, digests, out)
-    return found.sets, found.generator, found.vlm, found.clip, found.benchmark
+    return found.sets, found.generator, found.vlm, found.clip, found.benchmarks
 
 
 ingest = cached_step(run)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 from artiagent.config import EvaluationSection
@@ -11,12 +10,13 @@ from steps.stage import cached_step, out_dir
 
 
 def run(
-    section: EvaluationSection, benchmark: DatasetRef, base: DatasetRef, tuned: DatasetRef
+    section: EvaluationSection, benchmarks: DatasetRef, base: DatasetRef, tuned: DatasetRef
 ) -> Annotated[EvaluationReport, "evaluation"]:
     from artiagent.evaluation.stage import score
+    from artiagent.inputs import read_benchmarks
 
-    out = out_dir("evaluation", __name__, section, benchmark, base, tuned)
-    return score(section, Path(benchmark.uri), [base, tuned], out)
+    out = out_dir("evaluation", __name__, section, benchmarks, base, tuned)
+    return score(section, read_benchmarks(benchmarks), [base, tuned], out)
 
 
 score = cached_step(run)

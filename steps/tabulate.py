@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import platform
-from pathlib import Path
 
 from artiagent.ablation.rows import AblationSection
 from artiagent.config import EvaluationSection
@@ -23,11 +22,12 @@ def run(
     conversations: list[DatasetRef],
     predictions: list[DatasetRef],
     base: DatasetRef | None,
-    benchmark: DatasetRef,
+    benchmarks: DatasetRef,
     reconstructions: DatasetRef,
 ) -> None:
     """``places`` says for every row where in each list its output lies: rows share what is equal."""
     from artiagent.ablation.metrics import RowData, tabulate
+    from artiagent.inputs import read_benchmarks
     from artiagent.report.ablation import write_ablation
     from steps.tracking import connect, log_ablation
 
@@ -40,7 +40,7 @@ def run(
     ]
     name = run_name()
     provenance = {"revision": git_revision(source_root()), "python": platform.python_version()}
-    table = tabulate(name, section, rows, base, Path(benchmark.uri), evaluation, reconstructions, provenance)
+    table = tabulate(name, section, rows, base, read_benchmarks(benchmarks)[0], evaluation, reconstructions, provenance)
     write_ablation(runs_dir() / name, table, rows, section.gallery)
     log_ablation(connect(), profile, table, runs_dir() / name)
 

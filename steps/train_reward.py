@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 from artiagent.config import RewardSection
@@ -11,12 +10,13 @@ from steps.stage import cached_step, out_dir
 
 
 def run(
-    section: RewardSection, curated: DatasetRef, clip: CheckpointRef, benchmark: DatasetRef
+    section: RewardSection, curated: DatasetRef, clip: CheckpointRef, benchmarks: DatasetRef
 ) -> Annotated[CheckpointRef, "reward"]:
+    from artiagent.inputs import read_benchmarks
     from artiagent.learning.reward import train_reward
 
-    out = out_dir("reward", __name__, section, curated, clip, benchmark)
-    return train_reward(section, curated, clip, out, Path(benchmark.uri))
+    out = out_dir("reward", __name__, section, curated, clip, benchmarks)
+    return train_reward(section, curated, clip, out, read_benchmarks(benchmarks)[0])
 
 
 train_reward = cached_step(run)

@@ -43,7 +43,7 @@ def test_paper_numbers():
     assert (s.steps, steps, s.value_blocks) == (25, [20, 24, 15], 0.5)
     assert (config.planning.placement, s.shared_inversion, s.variant_tokens) == ("centroid_ring", False, "all")
     assert [stage.learning_rate for stage in config.sft.stages] == [1e-5, 1e-6]
-    assert config.sft.batch_pairs * 2 * config.sft.accumulate == 64
+    assert config.sft.batch_pairs * 2 * config.sft.accumulate * config.sft.processes == 64
 
 
 def test_a_preset_fills_in_what_is_not_given(path):

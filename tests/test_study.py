@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from artiagent.checkpoints import checkpoint_ref
-from artiagent.config import EvaluationSection, InstructionSection, SftSection, SftStage
+from artiagent.config import BenchmarkSet, EvaluationSection, InstructionSection, SftSection, SftStage
 from artiagent.instruction.conversations import build_conversations
 from artiagent.nano.artibench import write_artibench
 from artiagent.nano.drawn_pairs import write_drawn_pairs
@@ -46,7 +46,12 @@ def test_a_study_averages_seeds_and_compares(folder: Path, tmp_path: Path) -> No
         Variant("tokens", conversations, section.model_copy(update={"loss": "tokens"})),
     ]
     evaluation = EvaluationSection(resamples=100, tasks=("detection",), device="cpu")
-    arguments = (checkpoint_ref("base", str(folder / "base")), folder / "bench" / "drawn.parquet", evaluation, tmp_path)
+    arguments = (
+        checkpoint_ref("base", str(folder / "base")),
+        BenchmarkSet(name="drawn", path=str(folder / "bench" / "drawn.parquet")),
+        evaluation,
+        tmp_path,
+    )
     table = study(variants, [0, 1], *arguments, workers=1)
     assert set(table["scores"]) == {"base", "paired", "tokens"}
     values = table["seed_values"]["paired"]["auroc"]
@@ -68,7 +73,14 @@ def test_variants_need_names_of_their_own(folder: Path, tmp_path: Path) -> None:
     twice = [Variant("a", conversations, SftSection())] * 2
     base = checkpoint_ref("base", str(folder / "base"))
     with pytest.raises(ValueError, match="distinct names"):
-        study(twice, [0], base, folder / "bench" / "drawn.parquet", EvaluationSection(), tmp_path)
+        study(
+            twice,
+            [0],
+            base,
+            BenchmarkSet(name="drawn", path=str(folder / "bench" / "drawn.parquet")),
+            EvaluationSection(),
+            tmp_path,
+        )
 
 
 def test_the_probe_sees_a_difference_that_is_there(folder: Path) -> None:

@@ -18,7 +18,7 @@ import numpy as np
 from artiagent.ablation.reconstruct import SECONDS, Reconstruction
 from artiagent.ablation.rows import AblationRow, AblationSection
 from artiagent.ablation.table import AblationTable, Figures, ReconstructionResult, RowResult
-from artiagent.config import EvaluationSection
+from artiagent.config import BenchmarkSet, EvaluationSection
 from artiagent.curation.funnel import AUDIT
 from artiagent.evaluation.benchmarks import BenchmarkItem, read_truth
 from artiagent.evaluation.bootstrap import Statistic, difference, draw_weights, interval
@@ -66,7 +66,7 @@ def tabulate(
     section: AblationSection,
     rows: Sequence[RowData],
     base: DatasetRef | None,
-    benchmark: Path,
+    benchmark: BenchmarkSet,
     asked: EvaluationSection,
     reconstructions: DatasetRef,
     provenance: Mapping[str, str],
@@ -93,8 +93,14 @@ def tabulate(
     if base is not None:
         items = read_truth(benchmark, asked.limit)
         by_image = draw_weights(len(items), section.resamples, asked.seed)
-        kinds.append({d.row.name: Measured(detection(items, d.predictions), by_image) for d in rows if d.predictions})
-        before = Measured(detection(items, base), by_image).figures()
+        kinds.append(
+            {
+                d.row.name: Measured(detection(benchmark.name, items, d.predictions), by_image)
+                for d in rows
+                if d.predictions
+            }
+        )
+        before = Measured(detection(benchmark.name, items, base), by_image).figures()
     return AblationTable(
         name=name, reference=section.reference, sources=len(sources), images=len(items), base=before,
         rows=tuple(_result(data, counted, kinds, section.reference) for data in rows),
@@ -193,9 +199,10 @@ def audit_of(curated: DatasetRef) -> tuple[str, Figures]:
     }
 
 
-def detection(items: Sequence[BenchmarkItem], predictions: DatasetRef) -> dict[str, Statistic]:
+def detection(benchmark: str, items: Sequence[BenchmarkItem], predictions: DatasetRef) -> dict[str, Statistic]:
     """Statistics of the answers over the benchmark's images, in its order."""
-    answers = {row.key: row.record for row in read_rows(predictions, Prediction)}
+    found = (row.record for row in read_rows(predictions, Prediction))
+    answers = {answer.item_id: answer for answer in found if answer.benchmark == benchmark}
     scores = scores_of(items, [answers[item.item_id] for item in items], ("detection",))
     return {metric: score.statistic for metric, score in scores.items()}
 

@@ -50,6 +50,7 @@ def _prediction(
     explanation: str = "",
 ) -> Prediction:
     return Prediction(
+        benchmark="",
         item_id=item.item_id,
         model=name,
         model_sha256=TRIVIAL,

@@ -17,8 +17,11 @@ import numpy as np
 import pyarrow.parquet as pq
 from PIL import Image, UnidentifiedImageError
 
+from artiagent.checkpoints import locate
+from artiagent.config import BenchmarkSet
 from artiagent.grid import union_mask
-from artiagent.records import Box, Mask, Record
+from artiagent.records import Box, Mask, Record, stable_hash
+from artiagent.store import content_sha256
 
 REQUIRED = ("image", "has_artifacts", "bboxes", "explanation")
 OPTIONAL = ("id", "mask", "fault", "entity", "part", "label")
@@ -38,6 +41,7 @@ class BenchmarkItem(Record):
     part: str = ""
     label: str = ""
     explanation: str = ""
+    generator: str = ""  # of the image, where the benchmark says so
 
     def truth(self) -> np.ndarray:
         """Union mask [height, width] of the boxes; of the pixel mask where a benchmark has no boxes."""
@@ -51,14 +55,14 @@ class BenchmarkItem(Record):
         return bool(self.boxes) or (self.mask is not None and bool(self.mask.decode().any()))
 
 
-def read_items(path: Path, limit: int | None = None) -> Iterator[tuple[BenchmarkItem, bytes]]:
+def read_items(benchmark: BenchmarkSet, limit: int | None = None) -> Iterator[tuple[BenchmarkItem, bytes]]:
     """Stream items and their encoded images from a Parquet file or a folder of them, in file order.
 
     ``limit`` keeps the first items. Raises ValueError for a missing file, missing columns, an unreadable image, a box
     without area, or two items with one id.
     """
     seen: set[str] = set()
-    for file in _files(path):
+    for file in _files(locate(benchmark.path)):
         with pq.ParquetFile(file) as table:
             columns = _columns(table, file)
             for batch in table.iter_batches(batch_size=16, columns=columns):
@@ -72,12 +76,19 @@ def read_items(path: Path, limit: int | None = None) -> Iterator[tuple[Benchmark
                     yield item, image
 
 
-def read_truth(path: Path, limit: int | None = None) -> list[BenchmarkItem]:
+def read_truth(benchmark: BenchmarkSet, limit: int | None = None) -> list[BenchmarkItem]:
     """All items without their images. Raises ValueError for an empty benchmark."""
-    items = [item for item, _ in read_items(path, limit)]
+    items = [item for item, _ in read_items(benchmark, limit)]
     if not items:
-        raise ValueError(f"{path}: the benchmark holds no items")
+        raise ValueError(f"{benchmark.path}: the benchmark holds no items")
     return items
+
+
+def benchmark_sha256(benchmark: BenchmarkSet) -> str:
+    """Revision of a benchmark: content of its files, images that lie apart included, and how they are read."""
+    places = [locate(place) for place in (benchmark.path, benchmark.images) if place]
+    told = benchmark.model_dump_json(exclude={"name", "path", "images"})
+    return stable_hash(told, *map(content_sha256, places), length=64)
 
 
 def _files(path: Path) -> list[Path]:

@@ -14,16 +14,16 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from artiagent.config import EvaluationSection
+from artiagent.config import BenchmarkSet, EvaluationSection
 from artiagent.evaluation.baselines import BASELINES
-from artiagent.evaluation.benchmarks import BenchmarkItem, read_items, read_truth
+from artiagent.evaluation.benchmarks import BenchmarkItem, benchmark_sha256, read_items, read_truth
 from artiagent.evaluation.bootstrap import difference, draw_weights, interval
 from artiagent.evaluation.parsing import parse_boxes, parse_explanation, parse_verdict
 from artiagent.evaluation.scoring import Score, scores_by_fault, scores_of
 from artiagent.images import decode
 from artiagent.instruction import prompts
 from artiagent.records import CheckpointRef, DatasetRef, EvaluationReport, Interval, Prediction, stable_hash
-from artiagent.store import DatasetWriter, Row, content_sha256, open_dataset, read_rows, write_atomic
+from artiagent.store import DatasetWriter, Row, open_dataset, read_rows, write_atomic
 from artiagent.vlm.local import LocalVlm
 
 QUESTIONS = {
@@ -34,12 +34,14 @@ QUESTIONS = {
 REPORT = "evaluation.json"
 
 
-def predict(section: EvaluationSection, model: CheckpointRef, benchmark: Path, out: Path, name: str) -> DatasetRef:
-    """Answer every question of ``section.tasks`` on every item; rows Prediction, key = item id.
+def predict(
+    section: EvaluationSection, model: CheckpointRef, benchmarks: Sequence[BenchmarkSet], out: Path, name: str
+) -> DatasetRef:
+    """Answer every question of ``section.tasks`` on every item; rows Prediction, key = ``benchmark/item_id``.
 
     Resumes batch by batch. Raises ValueError when ``out`` holds predictions of another model, prompt or benchmark.
     """
-    stamp = _stamp(section, model, benchmark)
+    stamp = _stamp(section, model, benchmarks)
     if (complete := open_dataset(out)) is not None:
         if complete.summary.get("stamp") != stamp:
             raise ValueError(
@@ -52,30 +54,39 @@ def predict(section: EvaluationSection, model: CheckpointRef, benchmark: Path, o
             f"{out}: holds batches of other predictions ({foreign[0]}, expected {stamp}-...); delete the folder"
         )
     named = model.model_copy(update={"name": name})
-    total = sum(1 for _ in read_items(benchmark, section.limit))
+    total = sum(1 for benchmark in benchmarks for _ in read_items(benchmark, section.limit))
     vlm = LocalVlm(model.uri, section.device, section.dtype, section.threads, section.batch_size)
     with tqdm(desc=f"evaluate {name}", unit="image", total=total) as progress:
-        items = read_items(benchmark, section.limit)
-        for index in itertools.count():
-            if not (batch := list(itertools.islice(items, section.batch_size))):
-                break
-            if (key := f"{stamp}-{index:06d}") not in writer.done:
-                answers = _answer(section, vlm, batch, named)
-                writer.write(key, [Row(answer.item_id, answer) for answer in answers])
-            progress.update(len(batch))
+        for benchmark in benchmarks:
+            items = read_items(benchmark, section.limit)
+            for index in itertools.count():
+                if not (batch := list(itertools.islice(items, section.batch_size))):
+                    break
+                if (key := f"{stamp}-{benchmark.name}-{index:06d}") not in writer.done:
+                    answers = _answer(section, vlm, benchmark.name, batch, named)
+                    writer.write(key, [Row(f"{answer.benchmark}/{answer.item_id}", answer) for answer in answers])
+                progress.update(len(batch))
     return writer.finish({"model": name, "stamp": stamp, "items": total})
 
 
 def score(
-    section: EvaluationSection, benchmark: Path, predictions: Sequence[DatasetRef], out: Path
+    section: EvaluationSection, benchmarks: Sequence[BenchmarkSet], predictions: Sequence[DatasetRef], out: Path
 ) -> EvaluationReport:
     """Score predictions (base first, then tuned) and the trivial baselines; write ``evaluation.json`` below ``out``.
 
-    Every figure carries a 95 % bootstrap interval over images; differences are resampled in pairs. Raises ValueError
-    for predictions without a stamp, with another prompt than today's, or that do not cover the benchmark.
+    The report is the first benchmark's, the others' are its ``further``. Every figure carries a 95 % bootstrap interval
+    over images; differences are resampled in pairs. Raises ValueError for predictions without a stamp, with another
+    prompt than today's, or that do not cover the benchmarks.
     """
+    first, *others = [_scored(section, benchmark, predictions) for benchmark in benchmarks]
+    report = first.model_copy(update={"further": tuple(others)})
+    write_atomic(out / REPORT, report.model_dump_json(indent=1).encode())
+    return report
+
+
+def _scored(section: EvaluationSection, benchmark: BenchmarkSet, predictions: Sequence[DatasetRef]) -> EvaluationReport:
     items = read_truth(benchmark, section.limit)
-    answers = dict(_read(section, items, ref) for ref in predictions)
+    answers = dict(_read(section, benchmark.name, items, ref) for ref in predictions)
     if len(answers) != len(predictions):
         raise ValueError(
             f"predictions of {len(predictions)} models share a name; expected distinct names, got {list(answers)}"
@@ -87,9 +98,9 @@ def score(
         for name, (task, baseline) in BASELINES.items()
         if task in section.tasks
     }
-    report = EvaluationReport(
-        benchmark=f"{benchmark.parent.name}/{benchmark.stem}",
-        benchmark_sha256=content_sha256(benchmark),
+    return EvaluationReport(
+        benchmark=benchmark.name,
+        benchmark_sha256=benchmark_sha256(benchmark),
         prompt_hash=_prompt_hash(section),
         n=len(items),
         n_faulty=sum(item.faulty for item in items),
@@ -100,12 +111,14 @@ def score(
         models={name: rows[0].model_sha256 for name, rows in answers.items()},
         summary={"resamples": section.resamples, "seed": section.seed},
     )
-    write_atomic(out / REPORT, report.model_dump_json(indent=1).encode())
-    return report
 
 
 def _answer(
-    section: EvaluationSection, vlm: LocalVlm, batch: list[tuple[BenchmarkItem, bytes]], model: CheckpointRef
+    section: EvaluationSection,
+    vlm: LocalVlm,
+    benchmark: str,
+    batch: list[tuple[BenchmarkItem, bytes]],
+    model: CheckpointRef,
 ) -> list[Prediction]:
     images = [decode(data) for _, data in batch]
     scores: list[float | None] = [None] * len(batch)
@@ -121,12 +134,14 @@ def _answer(
         told = vlm.generate([images[i] for i in faulty], question, section.max_new_tokens)
         texts = [told[faulty.index(i)] if i in faulty else "" for i in range(len(batch))]
     return [
-        _prediction(section, item, vlm, model, (scores[i], boxes[i], texts[i])) for i, (item, _) in enumerate(batch)
+        _prediction(section, benchmark, item, vlm, model, (scores[i], boxes[i], texts[i]))
+        for i, (item, _) in enumerate(batch)
     ]
 
 
 def _prediction(
     section: EvaluationSection,
+    benchmark: str,
     item: BenchmarkItem,
     vlm: LocalVlm,
     model: CheckpointRef,
@@ -143,6 +158,7 @@ def _prediction(
     if "explanation" in section.tasks and item.faulty:
         explanation, status["explanation"] = parse_explanation(told)
     return Prediction(
+        benchmark=benchmark,
         item_id=item.item_id,
         model=model.name,
         model_sha256=model.sha256,
@@ -155,9 +171,11 @@ def _prediction(
     )
 
 
-def _read(section: EvaluationSection, items: Sequence[BenchmarkItem], ref: DatasetRef) -> tuple[str, list[Prediction]]:
+def _read(
+    section: EvaluationSection, benchmark: str, items: Sequence[BenchmarkItem], ref: DatasetRef
+) -> tuple[str, list[Prediction]]:
     """(name, predictions in the order of the items)."""
-    rows = {row.key: row.record for row in read_rows(ref, Prediction)}
+    rows = {row.record.item_id: row.record for row in read_rows(ref, Prediction) if row.record.benchmark == benchmark}
     for row in rows.values():
         if not row.model_sha256 or row.prompt_hash != _prompt_hash(section):
             raise ValueError(
@@ -213,8 +231,9 @@ def _prompt_hash(section: EvaluationSection) -> str:
     return prompts.prompt_hash(*(QUESTIONS[task] for task in section.tasks))
 
 
-def _stamp(section: EvaluationSection, model: CheckpointRef, benchmark: Path) -> str:
+def _stamp(section: EvaluationSection, model: CheckpointRef, benchmarks: Sequence[BenchmarkSet]) -> str:
     asked = section.model_dump_json(
         include={"batch_size", "max_new_tokens", "max_box_tokens", "tasks", "dtype", "limit"}
     )
-    return stable_hash(model.sha256, _prompt_hash(section), content_sha256(benchmark), asked, length=16)
+    revisions = [f"{b.name}={benchmark_sha256(b)}" for b in benchmarks]
+    return stable_hash(model.sha256, _prompt_hash(section), *revisions, asked, length=16)

@@ -22,15 +22,15 @@ from tqdm import tqdm
 from transformers import AutoImageProcessor, CLIPModel
 
 from artiagent.checkpoints import checkpoint_ref
-from artiagent.config import RewardSection
+from artiagent.config import BenchmarkSet, RewardSection
 from artiagent.devices import torch_device, use_threads
-from artiagent.evaluation.benchmarks import read_items
+from artiagent.evaluation.benchmarks import benchmark_sha256, read_items
 from artiagent.evaluation.bootstrap import draw_weights, interval
 from artiagent.evaluation.metrics import auroc, ratio_of
 from artiagent.images import decode
 from artiagent.instruction.conversations import split_of, usable
 from artiagent.records import CheckpointRef, DatasetRef, Interval, Pair, stable_hash
-from artiagent.store import file_sha256, read_rows, write_atomic
+from artiagent.store import read_rows, write_atomic
 
 HEAD, CONFIG, CURVES, SCORES = "head.safetensors", "config.json", "training.json", "scores.json"
 FEATURE_BATCH = 64
@@ -98,14 +98,14 @@ class Encoder:
 
 
 def train_reward(
-    section: RewardSection, curated: DatasetRef, clip: CheckpointRef, out: Path, benchmark: Path | None = None
+    section: RewardSection, curated: DatasetRef, clip: CheckpointRef, out: Path, benchmark: BenchmarkSet | None = None
 ) -> CheckpointRef:
     """Train the head on accepted pairs of scored groups; write head, configuration, curve, held-out pairwise accuracy,
     and with ``benchmark`` the AUROC on its images.
 
     Raises ValueError when either split is empty or ``out`` belongs to other inputs.
     """
-    measured_on = file_sha256(benchmark) if benchmark else ""
+    measured_on = benchmark_sha256(benchmark) if benchmark else ""
     stamp = stable_hash(section.digest(), curated.digest, clip.sha256, measured_on)
     if (out / CONFIG).is_file():
         return _complete(out, stamp, clip)
@@ -209,7 +209,7 @@ def pairwise_scores(section: RewardSection, head: RewardHead, held: PairFeatures
     return {"within": interval(ratio_of(*within), weights), "across": interval(across, weights)}
 
 
-def benchmark_auroc(section: RewardSection, head: RewardHead, clip: CheckpointRef, benchmark: Path) -> Interval:
+def benchmark_auroc(section: RewardSection, head: RewardHead, clip: CheckpointRef, benchmark: BenchmarkSet) -> Interval:
     """How well a low reward tells the faulty images of a benchmark; the interval resamples images."""
     faulty: list[bool] = []
 

@@ -67,7 +67,7 @@ def add_commands(kinds: argparse._SubParsersAction, add: Add, config_options: Ca
     _curated(made)
     made.add_argument("--scenes", type=Path, required=True, help="folder of the scenes that the pairs were made from")
     made.add_argument("--out", type=Path, required=True, help="folder for models, predictions and tables; resumes")
-    made.add_argument("--benchmark", type=Path, nargs="+", default=[], help="default: inputs.benchmark")
+    made.add_argument("--benchmark", nargs="+", default=[], help="names among inputs.benchmarks; default: all")
     made.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     made.add_argument("--no-ablation", action="store_true", help="injected against drawn pairs only")
     made.add_argument("--workers", type=int, default=2, help="runs side by side, one thread each")

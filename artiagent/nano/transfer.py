@@ -25,11 +25,11 @@ SAMPLERS, LOSSES = ("paired", "shuffled"), ("tokens+margin", "tokens")
 
 def run_transfer(
     config: Config, curated: Path, scenes: Path, out: Path, *, seeds: Sequence[int] = (0, 1, 2), ablate: bool = True,
-    benchmarks: Sequence[Path] = (), workers: int = 2,
+    benchmarks: Sequence[str] = (), workers: int = 2,
 ) -> dict[str, dict[str, Any]]:  # fmt: skip
     """Fine-tune on injected and on drawn pairs, with `ablate` in every combination of sampler and loss.
 
-    Returns the table of `study` for each of `benchmarks` (the configured one by default) by its name; everything is
+    Returns the table of `study` for each of `benchmarks` (default: all that are configured) by its name; everything is
     kept below `out`, and what is there is not done again.
     """
     injected = _complete(curated)
@@ -48,8 +48,9 @@ def run_transfer(
                 variants.append(Variant(f"injected-{sampler}-{loss}", data["injected"], changed))
     base = checkpoint_ref("base", config.inputs.vlm)
     return {
-        path.stem: study(variants, seeds, base, path, config.evaluation, out, workers=workers)
-        for path in benchmarks or [locate(config.inputs.benchmark)]
+        benchmark.name: study(variants, seeds, base, benchmark, config.evaluation, out, workers=workers)
+        for benchmark in config.inputs.benchmarks
+        if not benchmarks or benchmark.name in benchmarks
     }
 
 

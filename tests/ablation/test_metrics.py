@@ -7,7 +7,7 @@ from artiagent.ablation.metrics import audit_of, count_pairs, measure_reconstruc
 from artiagent.ablation.reconstruct import SECONDS, Reconstruction
 from artiagent.ablation.rows import AblationRow, AblationSection
 from artiagent.ablation.table import change, comma_separated, groups, markdown, text, value
-from artiagent.config import EvaluationSection
+from artiagent.config import BenchmarkSet, EvaluationSection
 from artiagent.evaluation.benchmarks import read_truth
 from artiagent.evaluation.bootstrap import draw_weights, interval
 from artiagent.nano.artibench import write_artibench
@@ -27,7 +27,8 @@ ASKED = EvaluationSection(tasks=("detection",), limit=8)
 
 @pytest.fixture(scope="module")
 def benchmark(tmp_path_factory):
-    return write_artibench(tmp_path_factory.mktemp("bench"), 8, encode=lambda images: images) / "drawn.parquet"
+    folder = write_artibench(tmp_path_factory.mktemp("bench"), 8, encode=lambda images: images)
+    return BenchmarkSet(name="drawn", path=str(folder / "drawn.parquet"))
 
 
 def predictions(out, benchmark, right):
@@ -37,7 +38,13 @@ def predictions(out, benchmark, right):
         yes = item.faulty if k < right else not item.faulty
         score = 0.5 + (0.1 + k / 100) * (1 if yes else -1)
         answer = Prediction(
-            item_id=item.item_id, model="m", model_sha256="s", prompt_hash="p", verdict=yes, score=score
+            benchmark=benchmark.name,
+            item_id=item.item_id,
+            model="m",
+            model_sha256="s",
+            prompt_hash="p",
+            verdict=yes,
+            score=score,
         )
         rows.append(Row(item.item_id, answer))
     writer.write("all", rows)

@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from artiagent.checkpoints import checkpoint_ref
+from artiagent.config import BenchmarkSet
 from artiagent.images import encode
 from artiagent.nano.vl_model import build_model, build_processor, build_tokenizer, save_model
 from artiagent.records import CheckpointRef
@@ -48,8 +49,8 @@ def bench_rows(count: int = 6) -> list[dict]:
 
 
 @pytest.fixture
-def benchmark_file(tmp_path: Path) -> Path:
+def benchmark(tmp_path: Path) -> BenchmarkSet:
     path = tmp_path / "bench" / "drawn.parquet"
     path.parent.mkdir()
     pq.write_table(pa.Table.from_pylist(bench_rows()), path)
-    return path
+    return BenchmarkSet(name="drawn", path=str(path))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from artiagent.config import EvaluationSection
+from artiagent.config import BenchmarkSet, EvaluationSection
 from artiagent.evaluation.benchmarks import read_truth
 from artiagent.evaluation.stage import REPORT, predict, score
 from artiagent.instruction import prompts
@@ -18,13 +18,13 @@ SECTION = EvaluationSection(batch_size=4, threads=1, device="cpu", max_new_token
 STAMP = prompts.prompt_hash(prompts.BINARY, prompts.LOCATE_ARTIFACTS, prompts.DESCRIBE_ARTIFACTS)
 
 
-def oracle(benchmark: Path, folder: Path, name: str = "oracle", **change: object) -> DatasetRef:
+def oracle(benchmark: BenchmarkSet, folder: Path, name: str = "oracle", **change: object) -> DatasetRef:
     """Predictions that repeat the ground truth."""
     writer: DatasetWriter[Prediction] = DatasetWriter(folder, "predictions")
     rows = [
         Prediction(
-            item_id=item.item_id, model=name, model_sha256="abc", prompt_hash=STAMP, verdict=item.faulty,
-            score=float(item.faulty), boxes=item.boxes, explanation=item.explanation,
+            benchmark=benchmark.name, item_id=item.item_id, model=name, model_sha256="abc", prompt_hash=STAMP,
+            verdict=item.faulty, score=float(item.faulty), boxes=item.boxes, explanation=item.explanation,
             status={"detection": "ok", "localization": "ok" if item.boxes else "empty"},
         )
         for item in read_truth(benchmark)
@@ -34,11 +34,11 @@ def oracle(benchmark: Path, folder: Path, name: str = "oracle", **change: object
 
 
 def test_a_real_model_answers_every_item_and_resumes(
-    benchmark_file: Path, tiny_vlm: CheckpointRef, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    benchmark: BenchmarkSet, tiny_vlm: CheckpointRef, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ref = predict(SECTION, tiny_vlm, benchmark_file, tmp_path / "whole", "tiny")
+    ref = predict(SECTION, tiny_vlm, [benchmark], tmp_path / "whole", "tiny")
     rows = {row.key: row.record for row in read_rows(ref, Prediction)}
-    assert ref.rows == 6 and sorted(rows) == [f"item-{k}" for k in range(6)]
+    assert ref.rows == 6 and sorted(rows) == [f"drawn/item-{k}" for k in range(6)]
     for key, row in rows.items():
         assert row.model_sha256 == tiny_vlm.sha256 and row.prompt_hash == STAMP and row.model == "tiny"
         assert 0 < row.score < 1 and row.verdict == (row.score >= 0.5)
@@ -56,18 +56,18 @@ def test_a_real_model_answers_every_item_and_resumes(
 
     monkeypatch.setattr(stage, "_answer", dies_in_the_second_batch)
     with pytest.raises(KeyboardInterrupt):
-        predict(SECTION, tiny_vlm, benchmark_file, tmp_path / "killed", "tiny")
-    resumed = predict(SECTION, tiny_vlm, benchmark_file, tmp_path / "killed", "tiny")
+        predict(SECTION, tiny_vlm, [benchmark], tmp_path / "killed", "tiny")
+    resumed = predict(SECTION, tiny_vlm, [benchmark], tmp_path / "killed", "tiny")
     assert len(calls) == 3 and resumed.digest == ref.digest
-    assert predict(SECTION, tiny_vlm, benchmark_file, tmp_path / "killed", "tiny") == resumed
+    assert predict(SECTION, tiny_vlm, [benchmark], tmp_path / "killed", "tiny") == resumed
     other = tiny_vlm.model_copy(update={"sha256": "other"})
     with pytest.raises(ValueError, match="holds other predictions"):
-        predict(SECTION, other, benchmark_file, tmp_path / "killed", "tiny")
+        predict(SECTION, other, [benchmark], tmp_path / "killed", "tiny")
 
 
-def test_an_oracle_scores_one_and_baselines_what_they_must(benchmark_file: Path, tmp_path: Path) -> None:
-    base = oracle(benchmark_file, tmp_path / "base", "base", boxes=(), explanation="", verdict=True, score=0.5)
-    report = score(SECTION, benchmark_file, [base, oracle(benchmark_file, tmp_path / "tuned", "tuned")], tmp_path)
+def test_an_oracle_scores_one_and_baselines_what_they_must(benchmark: BenchmarkSet, tmp_path: Path) -> None:
+    base = oracle(benchmark, tmp_path / "base", "base", boxes=(), explanation="", verdict=True, score=0.5)
+    report = score(SECTION, [benchmark], [base, oracle(benchmark, tmp_path / "tuned", "tuned")], tmp_path)
     tuned = {name: found.value for name, found in report.scores["tuned"].items()}
     ones = (
         "accuracy",
@@ -100,35 +100,33 @@ def test_an_oracle_scores_one_and_baselines_what_they_must(benchmark_file: Path,
     assert report.breakdown["tuned/omission"]["recall"].n == 1
     assert report.breakdown["tuned/duplication"]["auroc"].value == 1
     assert report.statuses["tuned"] == {"detection:ok": 6, "localization:empty": 3, "localization:ok": 3}
-    assert (report.n, report.n_faulty, report.benchmark) == (6, 3, "bench/drawn")
+    assert (report.n, report.n_faulty, report.benchmark) == (6, 3, "drawn")
     assert EvaluationReport.model_validate_json((tmp_path / REPORT).read_text()) == report
 
 
-def test_unparsable_answers_count_as_wrong(benchmark_file: Path, tmp_path: Path) -> None:
-    silent = oracle(benchmark_file, tmp_path / "p", verdict=None, score=None, status={"detection": "unparsable"})
-    report = score(SECTION, benchmark_file, [silent], tmp_path)
+def test_unparsable_answers_count_as_wrong(benchmark: BenchmarkSet, tmp_path: Path) -> None:
+    silent = oracle(benchmark, tmp_path / "p", verdict=None, score=None, status={"detection": "unparsable"})
+    report = score(SECTION, [benchmark], [silent], tmp_path)
     assert report.scores["oracle"]["accuracy"].value == 0 == report.scores["oracle"]["macro_f1"].value
     assert "auroc" not in report.scores["oracle"]
     assert report.statuses["oracle"] == {"detection:unparsable": 6}
 
 
 @pytest.mark.parametrize("change", [{"model_sha256": ""}, {"prompt_hash": ""}, {"prompt_hash": "yesterday's"}])
-def test_unstamped_predictions_are_refused(benchmark_file: Path, tmp_path: Path, change: dict) -> None:
+def test_unstamped_predictions_are_refused(benchmark: BenchmarkSet, tmp_path: Path, change: dict) -> None:
     with pytest.raises(ValueError, match="stamped"):
-        score(SECTION, benchmark_file, [oracle(benchmark_file, tmp_path / "p", **change)], tmp_path)
+        score(SECTION, [benchmark], [oracle(benchmark, tmp_path / "p", **change)], tmp_path)
 
 
-def test_predictions_must_cover_the_benchmark(benchmark_file: Path, tmp_path: Path) -> None:
-    some = oracle(benchmark_file, tmp_path / "p", item_id="stranger")
+def test_predictions_must_cover_the_benchmark(benchmark: BenchmarkSet, tmp_path: Path) -> None:
+    some = oracle(benchmark, tmp_path / "p")
     writer: DatasetWriter[Prediction] = DatasetWriter(tmp_path / "part", "predictions")
     writer.write("one", list(read_rows(some, Prediction))[:1])
     with pytest.raises(ValueError, match="no prediction for 5 of 6"):
-        score(SECTION, benchmark_file, [writer.finish()], tmp_path)
+        score(SECTION, [benchmark], [writer.finish()], tmp_path)
 
 
-def test_one_class_benchmarks_have_no_detection_score(benchmark_file: Path, tmp_path: Path) -> None:
-    report = score(
-        SECTION.model_copy(update={"limit": 1}), benchmark_file, [oracle(benchmark_file, tmp_path / "p")], tmp_path
-    )
+def test_one_class_benchmarks_have_no_detection_score(benchmark: BenchmarkSet, tmp_path: Path) -> None:
+    report = score(SECTION.model_copy(update={"limit": 1}), [benchmark], [oracle(benchmark, tmp_path / "p")], tmp_path)
     assert "accuracy" not in report.scores["oracle"] and report.scores["oracle"]["iou"].value == 1
     assert json.loads((tmp_path / REPORT).read_text())["n"] == 1

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from artiagent.config import RewardSection
+from artiagent.config import BenchmarkSet, RewardSection
 from artiagent.images import decode
 from artiagent.learning.reward import (
     PairFeatures,
@@ -120,7 +120,7 @@ def test_the_benchmark_enters_scores_and_identity(
     curated: DatasetRef, tiny_clip: CheckpointRef, tmp_path: Path
 ) -> None:
     write_artibench(tmp_path / "bench", 8, encode=lambda images: images)
-    benchmark = tmp_path / "bench" / "drawn.parquet"
+    benchmark = BenchmarkSet(name="drawn", path=str(tmp_path / "bench" / "drawn.parquet"))
     section = SECTION.model_copy(update={"epochs": 1, "resamples": 100})
     made = train_reward(section, curated, tiny_clip, tmp_path / "reward", benchmark)
     assert 0 <= made.summary["benchmark_auroc_value"] <= 1

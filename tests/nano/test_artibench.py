@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from artiagent import images
+from artiagent.config import BenchmarkSet
 from artiagent.evaluation.benchmarks import read_items
 from artiagent.nano.artibench import bench_seeds, write_artibench
 from artiagent.nano.faults import FAULTS, render_fault
@@ -27,7 +28,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_benchmark_reader_takes_it(folder: Path) -> None:
-    items = [item for item, _ in read_items(folder / "drawn.parquet")]
+    items = [item for item, _ in read_items(BenchmarkSet(name="b", path=str(folder / "drawn.parquet")))]
     assert len(items) == N
     assert sum(item.faulty for item in items) == N // 2
     for item in items:
@@ -38,14 +39,14 @@ def test_the_benchmark_reader_takes_it(folder: Path) -> None:
 
 
 def test_faults_are_balanced_and_order_is_mixed(folder: Path) -> None:
-    items = [item for item, _ in read_items(folder / "drawn.parquet")]
+    items = [item for item, _ in read_items(BenchmarkSet(name="b", path=str(folder / "drawn.parquet")))]
     counts = Counter(item.fault for item in items if item.faulty)
     assert counts == dict.fromkeys(FAULTS, N // 2 // len(FAULTS))
     assert 0 < sum(item.faulty for item in items[: N // 2]) < N // 2
 
 
 def test_both_classes_pass_through_encode(folder: Path) -> None:
-    for item, data in read_items(folder / "drawn.parquet", limit=6):
+    for item, data in read_items(BenchmarkSet(name="b", path=str(folder / "drawn.parquet")), limit=6):
         image = images.decode(data)
         assert not (image & 0x07).any()
         scene = render_fault(int(item.item_id.removeprefix("drawn-")))

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pytest
 
 from artiagent import images
+from artiagent.config import BenchmarkSet
 from artiagent.evaluation.benchmarks import read_items
 from artiagent.nano.coco import parquet_bytes
 from artiagent.nano.generated import SPLIT, _sheet, kappa, write_generated
@@ -35,7 +36,7 @@ def test_agreement_decides_what_enters_the_benchmark(samples: Path, tmp_path: Pa
     assert (card["n"], card["faulty"], card["left_out"]) == (3, 1, 1)
     assert card["box_iou"] == 0.5
     assert card["kappa"] == 0.5
-    items = [item for item, _ in read_items(tmp_path / SPLIT)]
+    items = [item for item, _ in read_items(BenchmarkSet(name="b", path=str(tmp_path / SPLIT)))]
     assert [item.faulty for item in items] == [False, True, False]
     assert items[1].boxes == ((0, 0, 32, 32),)
 

@@ -60,7 +60,20 @@ class TinyStages:
         text = " ".join(map(str, content))
         writer.write(
             "a",
-            [Row("k", Prediction(item_id=text, model="m", model_sha256="s", prompt_hash="p", verdict=True, score=0.5))],
+            [
+                Row(
+                    "k",
+                    Prediction(
+                        benchmark="b",
+                        item_id=text,
+                        model="m",
+                        model_sha256="s",
+                        prompt_hash="p",
+                        verdict=True,
+                        score=0.5,
+                    ),
+                )
+            ],
         )
         return writer.finish({"count": 1})
 
@@ -115,7 +128,7 @@ def inputs(tmp_path_factory, request):
         "profile": "tiny",
         "inputs": {
             "sets": [{"name": "s", "images": f"{folder}/images.parquet", "annotations": f"{folder}/annotations.json"}],
-            "benchmark": f"{folder}/benchmark.parquet",
+            "benchmarks": [{"name": "b", "path": f"{folder}/benchmark.parquet"}],
             **{model: f"{folder}/{model}" for model in ("generator", "vlm", "clip")},
         },
         "registry": {"vlm_name": "artiagent-vlm-tiny", "reward_name": "artiagent-reward-tiny"},
