@@ -6,14 +6,16 @@ import argparse
 import json
 import sys
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from artiagent.orchestration import pipelines_command
+
 if TYPE_CHECKING:
-    from types import ModuleType
+    from artiagent.records import DatasetRef
 
-    from artiagent.records import CheckpointRef, DatasetRef
-
+AREAS = ("curation", "evaluation", "inspection")
 NANO = "configs/nano.yaml"
 EXAMPLES = """examples:
   artiagent run --config configs/nano.yaml
@@ -86,12 +88,12 @@ def parser() -> argparse.ArgumentParser:
     _run_parser(commands)
     _ablate_parser(commands)
     _library_parsers(commands)
-    _curation_parsers(commands)
+    _area_parsers(commands)
     _rehearse_parser(commands)
     _runs_parser(commands)
     _data_parser(commands)
     _nano_parser(commands)
-    ui = _add(commands, "ui", "MLflow and the ZenML dashboard on 127.0.0.1 until Ctrl-C", _pipelines("ui"))
+    ui = _add(commands, "ui", "MLflow and the ZenML dashboard on 127.0.0.1 until Ctrl-C", pipelines_command("ui"))
     ui.add_argument("--mlflow-port", type=int, default=5000)
     ui.add_argument("--zenml-port", type=int, default=8237)
     checked = _add(
@@ -105,7 +107,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _run_parser(commands: argparse._SubParsersAction) -> None:
-    run = _add(commands, "run", "the whole chain as a ZenML pipeline, tracked and registered", _pipelines("run"))
+    run = _add(commands, "run", "the whole chain as a ZenML pipeline, tracked and registered", pipelines_command("run"))
     _config_options(run)
     _image_options(run)
     run.add_argument(
@@ -118,7 +120,7 @@ def _run_parser(commands: argparse._SubParsersAction) -> None:
 
 def _ablate_parser(commands: argparse._SubParsersAction) -> None:
     ablate = _add(
-        commands, "ablate", "variants of one chain side by side: a table, charts, a report", _pipelines("ablate")
+        commands, "ablate", "variants of one chain side by side: a table, charts, a report", pipelines_command("ablate")
     )
     ablate.epilog, ablate.formatter_class = ABLATION, argparse.RawDescriptionHelpFormatter
     _config_options(ablate, "configs/ablation.yaml")
@@ -138,13 +140,6 @@ def _library_parsers(commands: argparse._SubParsersAction) -> None:
     make.add_argument("--jobs", type=Path, metavar="DIR", help="render this plan, pairs into --out; with --scenes")
     make.add_argument("--generator", metavar="FOLDER", help="model folder or hub id; default: the configuration's")
     make.add_argument("--shard", metavar="I/N", help="render every N-th source of --jobs from the I-th on, I from 0")
-    judge = _add(commands, "evaluate", "a vision-language model on the benchmark", evaluate)
-    _config_options(judge)
-    judge.add_argument("--model", required=True, help="model folder, hub id, or models:/NAME@ALIAS of the registry")
-    judge.add_argument(
-        "--benchmark", type=Path, help="Parquet file in ArtiBench's layout; default: the configuration's"
-    )
-    judge.add_argument("--out", type=Path, help="folder for predictions and evaluation.json; default: in the store")
     sheets = _add(commands, "blind", "sheets for a blind judgement of accepted pairs, and its score", blind)
     sheets.add_argument("--curated", type=Path, help="folder of a curated data set to draw from")
     sheets.add_argument("--out", type=Path, required=True, help="folder for the sheets and key.json")
@@ -153,18 +148,12 @@ def _library_parsers(commands: argparse._SubParsersAction) -> None:
     sheets.add_argument(
         "--verdicts", type=Path, help='score this file instead: {"1": {"side": "left", "type": "omission"}, ...}'
     )
-    look = _add(commands, "inspect", "verdict, boxes and explanation for one image", inspect)
-    look.add_argument("image", type=Path)
-    _config_options(look)
-    look.add_argument("--model", help="model folder or models:/ uri; default: the profile's champion")
-    look.add_argument("--out", type=Path, help="annotated copy; default: <image>-inspected.png here")
-    look.add_argument("--json", action="store_true", help="print the result as JSON")
 
 
-def _curation_parsers(commands: argparse._SubParsersAction) -> None:
-    from artiagent.curation.cli import add_commands
-
-    add_commands(commands, _add, _config_options)
+def _area_parsers(commands: argparse._SubParsersAction) -> None:
+    """Commands that are defined beside what they call."""
+    for area in AREAS:
+        import_module(f"artiagent.{area}.cli").add_commands(commands, _add, _config_options)
 
 
 def _rehearse_parser(commands: argparse._SubParsersAction) -> None:
@@ -195,12 +184,15 @@ def _rehearse_parser(commands: argparse._SubParsersAction) -> None:
 
 def _runs_parser(commands: argparse._SubParsersAction) -> None:
     runs = commands.add_parser("runs", help="list, compare or reproduce runs").add_subparsers(required=True)
-    _add(runs, "list", "all runs, oldest first", _pipelines("list_runs"))
-    compare = _add(runs, "compare", "what differs between two runs", _pipelines("compare_runs"))
+    _add(runs, "list", "all runs, oldest first", pipelines_command("list_runs"))
+    compare = _add(runs, "compare", "what differs between two runs", pipelines_command("compare_runs"))
     compare.add_argument("a")
     compare.add_argument("b")
     again = _add(
-        runs, "reproduce", "repeat a run from its revision, lock, data; compare digests", _pipelines("reproduce_run")
+        runs,
+        "reproduce",
+        "repeat a run from revision, lock, data; compare digests",
+        pipelines_command("reproduce_run"),
     )
     again.add_argument("run")
     again.add_argument("--workdir", metavar="DIR", help="keep the work tree and the new run there")
@@ -334,25 +326,6 @@ def _stamped(out: Path, digest: str) -> Path:
     return out
 
 
-def evaluate(arguments: argparse.Namespace) -> int:
-    """Predict and score one model; prints its scores beside the trivial baselines."""
-    from artiagent.checkpoints import locate
-    from artiagent.evaluation.stage import predict, score
-    from artiagent.report.summary import interval_text
-    from artiagent.run_config import load_config
-    from artiagent.store import dataset_dir
-
-    section = (config := load_config(arguments.config, arguments.set)).evaluation
-    model = _model(arguments.model)
-    benchmark = (arguments.benchmark or locate(config.inputs.benchmark)).resolve()
-    out = arguments.out or dataset_dir("evaluate", section.digest(), model.sha256, str(benchmark))
-    report = score(section, benchmark, [predict(section, model, benchmark, out / "predictions", "model")], out)
-    for name, scores in report.scores.items():
-        print(f"{name:<16} " + "  ".join(f"{metric} {interval_text(i.model_dump())}" for metric, i in scores.items()))
-    print(f"n = {report.n}, {report.n_faulty} faulty; {out / 'evaluation.json'}")
-    return 0
-
-
 def blind(arguments: argparse.Namespace) -> int:
     """Write the sheets, or score the verdicts of whoever looked at them."""
     from artiagent.report.blind import KEY, score_verdicts, write_sheets
@@ -365,24 +338,6 @@ def blind(arguments: argparse.Namespace) -> int:
         raise ValueError("--curated is missing: name the data set to draw from, or --verdicts to score")
     for sheet in write_sheets(arguments.curated, arguments.out, per_tool=arguments.per_tool, seed=arguments.seed):
         print(sheet)
-    return 0
-
-
-def inspect(arguments: argparse.Namespace) -> int:
-    """Ask a model about one image and draw what it found."""
-    from artiagent.evaluation.inspect import inspect_image
-    from artiagent.run_config import load_config
-
-    config = load_config(arguments.config, arguments.set)
-    model = _model(arguments.model or f"models:/{config.registry.vlm_name}@champion")
-    found = inspect_image(arguments.image, model, config.evaluation, arguments.out)
-    if arguments.json:
-        print(json.dumps({**found, "model": model.name}, indent=1))
-        return 0
-    print(f"{found['verdict']}  (P(artifacts) = {found['score']:.2f}, model {model.name})")
-    for box in found["boxes"]:
-        print(f"box {box}")
-    print(f"{found['explanation'] or '(no explanation)'}\nannotated copy: {found['annotated']}")
     return 0
 
 
@@ -414,35 +369,6 @@ def doctor(arguments: argparse.Namespace) -> int:
     from artiagent.run_config import load_config
 
     return examine(load_config(arguments.config, arguments.set))
-
-
-def _model(location: str) -> CheckpointRef:
-    if location.startswith("models:/"):
-        _pipelines_module()
-        from steps.registry import download
-
-        return download(location)
-    from artiagent.checkpoints import checkpoint_ref
-
-    return checkpoint_ref(Path(location).name, location)
-
-
-def _pipelines(name: str) -> Command:
-    def command(arguments: argparse.Namespace) -> int:
-        return getattr(_pipelines_module(), name)(arguments)
-
-    return command
-
-
-def _pipelines_module() -> ModuleType:
-    from artiagent.store import checkout
-
-    if checkout() is None:
-        raise RuntimeError("this command needs a checkout of the repository: clone it and run 'make setup' there")
-    import pipelines.cli
-
-    pipelines.cli.prepare()
-    return pipelines.cli
 
 
 if __name__ == "__main__":

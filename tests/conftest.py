@@ -51,3 +51,15 @@ class ScriptedVlm:
 @pytest.fixture
 def scripted() -> type[ScriptedVlm]:
     return ScriptedVlm
+
+
+@pytest.fixture(scope="session")
+def tiny_vlm(tmp_path_factory):
+    """A random Qwen2.5-VL of the real class in its on-disk format."""
+    from artiagent.checkpoints import checkpoint_ref
+    from artiagent.nano.vl_model import build_model, build_processor, build_tokenizer, save_model
+
+    folder = tmp_path_factory.mktemp("weights") / "tiny-vl"
+    tokenizer = build_tokenizer()
+    save_model(folder, build_model(tokenizer, hidden=48, vision_hidden=32, depth=1), build_processor(tokenizer))
+    return checkpoint_ref("tiny", str(folder))

@@ -137,7 +137,7 @@ def test_inspect_prints_json(capsys, monkeypatch, tmp_path):
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "config.json").write_text("{}")
     found = {"verdict": "clean", "score": 0.25, "boxes": [[1, 2, 3, 4]], "explanation": "", "annotated": "a.png"}
-    monkeypatch.setattr("artiagent.evaluation.inspect.inspect_image", lambda image, model, section, out: found)
+    monkeypatch.setattr("artiagent.inspection.inspect.inspect_image", lambda image, model, section, out: found)
     arguments = ["inspect", str(tmp_path / "i.png"), "--model", str(tmp_path / "model")]
     assert cli.main([*arguments, "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == {**found, "model": "model"}

@@ -1,4 +1,4 @@
-"""A small benchmark in ArtiBench's layout and a tiny random Qwen2.5-VL in the real on-disk format."""
+"""A small benchmark in ArtiBench's layout."""
 
 from __future__ import annotations
 
@@ -9,21 +9,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from artiagent.checkpoints import checkpoint_ref
 from artiagent.config import BenchmarkSet
 from artiagent.images import encode
-from artiagent.nano.vl_model import build_model, build_processor, build_tokenizer, save_model
-from artiagent.records import CheckpointRef
 
 SIZE = 128
-
-
-@pytest.fixture(scope="session")
-def tiny_vlm(tmp_path_factory: pytest.TempPathFactory) -> CheckpointRef:
-    folder = tmp_path_factory.mktemp("weights") / "tiny-vl"
-    tokenizer = build_tokenizer()
-    save_model(folder, build_model(tokenizer, hidden=48, vision_hidden=32, depth=1), build_processor(tokenizer))
-    return checkpoint_ref("tiny", str(folder))
 
 
 def bench_rows(count: int = 6) -> list[dict]:

@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from artiagent.config import EvaluationSection
-from artiagent.evaluation.inspect import COLOUR, draw_boxes, inspect_image, open_upright
 from artiagent.images import decode
+from artiagent.inspection.inspect import COLOUR, draw_boxes, inspect_image, open_upright
 from artiagent.records import Box, CheckpointRef
 
 SECTION = EvaluationSection(threads=1, device="cpu", max_new_tokens=6, max_box_tokens=6)

@@ -1,0 +1,1 @@
+"""A promoted model at work on a person's own images."""
