@@ -9,8 +9,10 @@ import argparse
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
+from typing import TYPE_CHECKING
 
-from artiagent.records import CheckpointRef
+if TYPE_CHECKING:
+    from artiagent.records import CheckpointRef
 
 REGISTERED = "models:/"
 
