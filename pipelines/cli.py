@@ -1,4 +1,4 @@
-"""The commands that need ZenML or MLflow: run, ablate, runs list | compare | reproduce, ui. Loaded lazily."""
+"""The commands that need ZenML or MLflow: run, ablate, study, runs list | compare | reproduce, ui. Loaded lazily."""
 
 from __future__ import annotations
 
@@ -86,6 +86,41 @@ def print_ablation(name: str) -> None:
 
     folder = runs_dir() / name
     print(f"\n{text(AblationTable.model_validate_json((folder / TABLE).read_text()))}")
+    print(f"\nreport:      xdg-open {_near(folder)}/{PAGE}\nfigures:     {_near(folder)}/{TABLE}")
+    print("dashboards:  make ui   (MLflow and ZenML on 127.0.0.1)")
+
+
+def study(arguments: argparse.Namespace) -> int:
+    """Make every run of a study and print its findings and where the report lies."""
+    from artiagent.studies.rows import load_study
+
+    names = [name for name in (arguments.groups or "").split(",") if name]
+    planned = load_study(arguments.config, arguments.set, names)
+    root = prepare(arguments.debug)
+    print("reading inputs ...", flush=True)
+    shared = planned.shared()
+    digests = input_digests(shared.inputs)
+
+    from pipelines.study import open_study
+    from pipelines.study import study as pipeline
+
+    name = open_study(planned, digests, yaml.safe_load(Path(arguments.config).read_text()), root)
+    groups = ", ".join(group.name for group in planned.section.groups)
+    print(f"{name}: {len(planned.plan()[0].runs)} models for the groups {groups}", flush=True)
+    with active_stack(arguments.stack):
+        execute(pipeline, name, shared.profile)
+    print_study(name)
+    return 0
+
+
+def print_study(name: str) -> None:
+    """Findings, figures, and the commands that open more."""
+    from artiagent.report.study import PAGE, TABLE
+    from artiagent.studies.table import StudyTable, text
+    from steps.stage import runs_dir
+
+    folder = runs_dir() / name
+    print(f"\n{text(StudyTable.model_validate_json((folder / TABLE).read_text()))}")
     print(f"\nreport:      xdg-open {_near(folder)}/{PAGE}\nfigures:     {_near(folder)}/{TABLE}")
     print("dashboards:  make ui   (MLflow and ZenML on 127.0.0.1)")
 

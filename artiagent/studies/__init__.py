@@ -1,0 +1,1 @@
+"""Studies of fine-tuning: groups of rows, each with several seeds, compared on one benchmark."""

@@ -1,0 +1,137 @@
+"""The runs of a study: conversations, fine-tuned models and their answers, some models at a time and each kept on disk.
+
+A run's folder is named by what it depends on; a run that is there is not made again, so that a kill costs the runs
+under way and another group costs its own runs only. Does not know which row a run belongs to.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from tqdm import tqdm
+
+from artiagent.config import BenchmarkSet, EvaluationSection
+from artiagent.evaluation.benchmarks import benchmark_sha256
+from artiagent.evaluation.stage import predict
+from artiagent.instruction.conversations import build_conversations, usable
+from artiagent.learning.sft import finetune
+from artiagent.parallel import ordered_map
+from artiagent.records import CheckpointRef, Conversation, DatasetRef, Pair, Record, stable_hash
+from artiagent.store import read_rows, write_atomic
+from artiagent.studies.rows import RunSpec, RunsSection
+
+INDEX = "runs.json"
+
+
+class PairSet(NamedTuple):
+    """Curated pairs and the scenes that they were made from."""
+
+    curated: DatasetRef
+    scenes: DatasetRef
+
+
+class StudyRun(Record):
+    """A finished run."""
+
+    pairs: int  # trained on
+    sources: int  # that the pairs come from
+    conversations: DatasetRef
+    model: CheckpointRef
+    predictions: DatasetRef
+    seconds: float  # of training and answering, as the machine was loaded
+
+
+class StudyRuns(Record):
+    """All runs in the order of `RunsSection.runs`, and the base model's answers."""
+
+    base: DatasetRef
+    runs: tuple[StudyRun, ...]
+
+
+class _Job(NamedTuple):
+    spec: RunSpec
+    conversations: DatasetRef
+    folder: Path
+
+
+def run_all(
+    section: RunsSection, sets: Mapping[str, PairSet], base: CheckpointRef, benchmark: BenchmarkSet, home: Path,
+    out: Path,
+) -> DatasetRef:  # fmt: skip
+    """Fine-tune and ask every run's model, and ask the base.
+
+    Args:
+        section: the runs.
+        sets: "injected", and "drawn" where a run asks for it.
+        base: model that every run starts from.
+        benchmark: what the models are asked about.
+        home: folder of all runs with this code, whichever study they belong to.
+        out: folder of ``runs.json``, a `StudyRuns`.
+
+    Returns the reference "study". Raises ValueError where a run asks for more pairs than there are.
+    """
+    check_sizes(section, sets)
+    jobs = [_job(spec, sets[spec.faults], base, home) for spec in section.runs]
+    asked = section.evaluation.model_copy(update={"tasks": ("detection", "localization", "explanation")})
+    answers = predict(asked, base, [benchmark], _answers(home / "base" / base.sha256[:20], asked, benchmark), "base")
+    finished = ordered_map(_prepare, (base, benchmark, section.evaluation), jobs, section.workers)
+    runs = tuple(tqdm(finished, "study", total=len(jobs), unit="run"))
+    found = StudyRuns(base=answers, runs=runs)
+    write_atomic(out / INDEX, found.model_dump_json(indent=1).encode())
+    digest = stable_hash(answers.digest, *(run.predictions.digest for run in runs), length=64)
+    return DatasetRef(kind="study", uri=str(out), digest=digest, rows=len(runs))
+
+
+def read_runs(study: DatasetRef) -> StudyRuns:
+    """What lies behind a reference made by `run_all`."""
+    return StudyRuns.model_validate_json((Path(study.uri) / INDEX).read_text())
+
+
+def check_sizes(section: RunsSection, sets: Mapping[str, PairSet]) -> None:
+    """Raise ValueError for a set that has fewer usable pairs than a run shall train on: rows would not be comparable."""
+    for faults, pairs in sets.items():
+        wanted = max((spec.instruction.pairs or 0 for spec in section.runs if spec.faults == faults), default=0)
+        there = sum(usable(row.record) for row in read_rows(pairs.curated, Pair, ()))
+        if there < wanted:
+            raise ValueError(
+                f"{pairs.curated.uri}: {there} usable {faults} pairs, and a row wants {wanted}; raise "
+                "study.scenes.count (or give more images, or planning.variants), or lower instruction.pairs"
+            )
+
+
+def _job(spec: RunSpec, pairs: PairSet, base: CheckpointRef, home: Path) -> _Job:
+    data = (pairs.curated.digest, pairs.scenes.digest)
+    folder = home / "conversations" / stable_hash(spec.instruction.digest(), *data, length=20)
+    conversations = build_conversations(spec.instruction, pairs.curated, pairs.scenes, folder)
+    return _Job(spec, conversations, home / "runs" / stable_hash(spec.trained_as(), *data, base.sha256, length=20))
+
+
+def _prepare(base: CheckpointRef, benchmark: BenchmarkSet, evaluation: EvaluationSection) -> Callable[[_Job], StudyRun]:
+    def run(job: _Job) -> StudyRun:
+        section = evaluation.model_copy(update={"tasks": job.spec.tasks})
+        answers = _answers(job.folder, section, benchmark)
+        finished = answers.with_suffix(".json")
+        if finished.is_file():
+            return StudyRun.model_validate_json(finished.read_text())
+        started = time.monotonic()
+        model = finetune(job.spec.sft, job.conversations, base, job.folder / "model")
+        predictions = predict(section, model, [benchmark], answers, job.folder.name)
+        records = [row.record for row in read_rows(job.conversations, Conversation, ())]
+        made = StudyRun(
+            pairs=len({one.pair_id for one in records if one.split == "train"}),
+            sources=len({one.source_id for one in records if one.split == "train"}),
+            conversations=job.conversations, model=model, predictions=predictions,
+            seconds=round(time.monotonic() - started, 1),
+        )  # fmt: skip
+        write_atomic(finished, made.model_dump_json(indent=1).encode())
+        return made
+
+    return run
+
+
+def _answers(folder: Path, section: EvaluationSection, benchmark: BenchmarkSet) -> Path:
+    revision = stable_hash(section.digest(), benchmark_sha256(benchmark), length=12)
+    return folder / f"answers-{benchmark.name}-{revision}"
