@@ -360,6 +360,7 @@ class EvaluationSection(Section):
     max_new_tokens: int = Field(default=96, ge=1)  # of an explanation
     max_box_tokens: int = Field(default=64, ge=1)
     sentence_encoder: str | None = None  # folder of paraphrase-MiniLM-L6-v2 or alike; without it CSS is left out
+    sentence_encoder_sha256: str | None = None  # checked where given; filled in when a run is submitted
     tasks: tuple[Literal["detection", "localization", "explanation"], ...] = (
         "detection", "localization", "explanation",
     )  # fmt: skip

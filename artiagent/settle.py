@@ -7,7 +7,7 @@ enter by their sha256, and `metric: auto` becomes the metric that can be had her
 from __future__ import annotations
 
 from artiagent.checkpoints import checkpoint_ref
-from artiagent.config import Config, CurationSection, PerceptionSection, VlmSection
+from artiagent.config import Config, CurationSection, EvaluationSection, PerceptionSection, VlmSection
 
 
 def settle(config: Config) -> tuple[Config, list[str]]:
@@ -17,7 +17,8 @@ def settle(config: Config) -> tuple[Config, list[str]]:
     """
     perception = _perception(config.perception)
     curation, notes = _curation(config.curation)
-    return config.model_copy(update={"perception": perception, "curation": curation}), notes
+    evaluation = _evaluation(config.evaluation)
+    return config.model_copy(update={"perception": perception, "curation": curation, "evaluation": evaluation}), notes
 
 
 def _perception(section: PerceptionSection) -> PerceptionSection:
@@ -38,6 +39,15 @@ def _curation(section: CurationSection) -> tuple[CurationSection, list[str]]:
     if section.judge != "none" or section.explain == "vlm":
         section = section.model_copy(update={"vlm": _vlm(section.vlm, "curation.vlm")})
     return section, [note] if note else []
+
+
+def _evaluation(section: EvaluationSection) -> EvaluationSection:
+    if section.sentence_encoder is None:
+        return section
+    found, given = _digest(section.sentence_encoder, "evaluation.sentence_encoder"), section.sentence_encoder_sha256
+    if given not in (None, found):
+        raise ValueError(f"evaluation.sentence_encoder: sha256 {found}, expected {given}; get the pinned encoder")
+    return section.model_copy(update={"sentence_encoder_sha256": found})
 
 
 def _vlm(section: VlmSection, setting: str) -> VlmSection:

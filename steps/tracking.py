@@ -162,6 +162,8 @@ def _log_stage(
     metrics = {k: float(v) for k, v in ref.summary.items() if isinstance(v, (int, float))}
     if isinstance(ref, EvaluationReport):
         metrics |= {f"{m}/{k}": v for m in ref.scores for k, v in scores(ref, m).items()}
+        for part in ref.further:
+            metrics |= {f"{part.benchmark}/{m}/{k}": v for m in part.scores for k, v in scores(part, m).items()}
     tags = {k: str(v) for k, v in ref.summary.items() if isinstance(v, str)}
     _log(client, run, params=flatten(section.model_dump(mode="json")), metrics=metrics, tags=tags)
     for batch in _batches(_curves(ref)):

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from artiagent.checkpoints import checkpoint_ref
-from artiagent.config import Config, CurationSection, DetectionSection, PerceptionSection, VlmSection
+from artiagent.config import Config, CurationSection, DetectionSection, EvaluationSection, PerceptionSection, VlmSection
 from artiagent.settle import settle
 
 
@@ -37,6 +37,15 @@ def test_weights_enter_by_their_digest(tmp_path: Path) -> None:
     folder(tmp_path, "segmenter", "other weights")
     again, _ = settle(asked)
     assert again.perception.digest() != found.digest() and again.curation.digest() == settled.curation.digest()
+
+
+def test_the_sentence_encoder_enters_by_its_digest_and_a_pin_is_checked(tmp_path: Path) -> None:
+    asked = EvaluationSection(sentence_encoder=folder(tmp_path, "encoder", "weights"))
+    settled, _ = settle(Config(evaluation=asked))
+    assert settled.evaluation.sentence_encoder_sha256 == checkpoint_ref("e", str(tmp_path / "encoder")).sha256
+    folder(tmp_path, "encoder", "other weights")
+    with pytest.raises(ValueError, match="evaluation.sentence_encoder: sha256 .* get the pinned encoder"):
+        settle(settled)
 
 
 def test_auto_becomes_the_metric_that_is_there_and_says_why() -> None:

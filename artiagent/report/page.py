@@ -51,9 +51,12 @@ def render_page(bundle: dict[str, Any], summary: dict[str, Any]) -> str:
             rejected=rejected,
             unscored=unscored,
             metrics=[m for m in METRICS if any(m in s for s in evaluation["scores"].values())],
+            charts={
+                part["benchmark"]: score_chart(part["scores"], ("macro_f1", "auroc", "iou", "rouge_l"))
+                for part in (evaluation, *evaluation["further"])
+            },
             labels=LABELS,
             interval=interval_text,
-            score_chart=score_chart(evaluation["scores"], ("macro_f1", "auroc", "iou", "rouge_l")),
             sft_chart=curve_chart(_curves(refs["finetune"].uri), ("loss", "margin_loss", "margin", "eval_loss")),
             reward_chart=curve_chart(_curves(refs["train_reward"].uri), ("loss", "train_accuracy", "accuracy")),
         )

@@ -87,16 +87,23 @@ def text_table(summary: dict[str, Any]) -> str:
         f"accepted pairs: {counts['accepted']} of {counts['tried']}; identical outside the recorded region: "
         f"{kept['identical_outside']} of {kept['pairs']}",
         "",
-        f"{'model':<18}{'macro-F1':>22}{'AUROC':>22}{'IoU':>22}{'ROUGE-L':>22}",
     ]
-    for model, scores in summary["evaluation"]["scores"].items():
-        cells = "".join(f"{interval_text(scores.get(k)):>22}" for k in ("macro_f1", "auroc", "iou", "rouge_l"))
-        lines.append(f"{model:<18}{cells}")
+    for part in (summary["evaluation"], *summary["evaluation"]["further"]):
+        lines += [*score_lines(part), ""]
     lines.append("reward            " + "   ".join(f"{k} {interval_text(v)}" for k, v in summary["reward"].items()))
     lines += ["", f"{'stage':<18}{'seconds':>9}{'peak MB':>9}"]
     for stage, spent in summary["stages"].items():
         lines.append(f"{stage:<18}{spent.get('seconds', 0):>9.1f}{spent.get('peak_mb', 0):>9.0f}")
     return "\n".join(lines)
+
+
+def score_lines(report: dict[str, Any]) -> list[str]:
+    """A benchmark's scores as lines of text: models, then trivial baselines."""
+    lines = [f"{report['benchmark']:<18}{'macro-F1':>22}{'AUROC':>22}{'IoU':>22}{'ROUGE-L':>22}"]
+    for model, scores in report["scores"].items():
+        cells = "".join(f"{interval_text(scores.get(k)):>22}" for k in ("macro_f1", "auroc", "iou", "rouge_l"))
+        lines.append(f"{model:<18}{cells}")
+    return lines
 
 
 def interval_text(interval: dict[str, float] | None) -> str:

@@ -71,6 +71,7 @@ def bundle(folder: Path, rows: list[Row[Pair]]) -> dict:
         benchmark="ArtiBench-nano", benchmark_sha256="b", prompt_hash="p", n=12, n_faulty=6,
         scores={"base": {"macro_f1": INTERVAL}, "tuned": {"macro_f1": INTERVAL, "iou": INTERVAL}},
     )  # fmt: skip
+    evaluation = evaluation.model_copy(update={"further": (evaluation.model_copy(update={"benchmark": "second"}),)})
     refs = {
         "curate": curated,
         "finetune": CheckpointRef(name="vlm", uri=str(folder / "vlm"), sha256="v"),
@@ -88,6 +89,7 @@ def test_report_and_summary(tmp_path: Path, accepted: bool) -> None:
     page = (tmp_path / "run" / "report.html").read_text()
     assert json.loads((tmp_path / "run" / "summary.json").read_text()) == json.loads(json.dumps(summary))
     assert page.count('aria-label="clean twin"') == 4
+    assert "Scores on ArtiBench-nano" in page and "Scores on second" in page
     assert ("none accepted" in page) and page.count("data:image/png") == 8
     assert not re.search(r'(?:src|href)="https?:', page)
     assert "extra &lt;tail&gt;" in page and "extra <tail>" not in page
