@@ -1,0 +1,150 @@
+"""A board as text: the terminal's tables, CSV and columns in long format. Measures nothing."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from artiagent.leaderboard.board import Board, Scores, Standing, Table
+from artiagent.leaderboard.quoted import QuotedRow, paper_table
+from artiagent.records import Interval
+
+LABELS = {
+    "accuracy": "accuracy", "macro_f1": "macro-F1", "auroc": "AUROC", "recall_at_10": "recall at 10 % FA",
+    "iou": "IoU", "pixel_f1": "pixel F1", "box_f1": "box F1", "false_alarm_area": "false-alarm area",
+    "rouge_l": "ROUGE-L", "grounded_recall": "grounded recall", "css": "CSS", "recall": "recall",
+}  # fmt: skip
+WIDTH = 120
+NAME, CELL = 28, 18  # columns of the terminal
+IN_TERMINAL = ("macro_f1", "auroc", "iou", "rouge_l", "pixel_f1")  # beside the metric that the table is sorted by
+FINE = ("ok", "empty")  # statuses of answers that could be read
+
+
+class Cell(NamedTuple):
+    """One figure in long format. ``low`` and ``high`` are None where there is no interval."""
+
+    model: str
+    benchmark: str
+    revision: str
+    metric: str
+    value: float
+    low: float | None
+    high: float | None
+    n: int
+    quoted: bool
+    kind: str  # model, trivial, quoted
+    part: str  # fault type or generator, "" for the whole benchmark
+    prompts: str
+
+
+def cells(board: Board) -> list[Cell]:
+    """Every figure: models, trivial baselines and quoted rows, parts, counts of answers by status as ``answers
+    TASK:STATUS``, and paired differences as ``minus best: METRIC`` and ``minus base: METRIC``."""
+    return [cell for table in board.tables for cell in _cells(table)]
+
+
+def _cells(table: Table) -> Iterator[Cell]:
+    where, end = (table.benchmark, table.benchmark_sha256), table.prompt_hash
+    for row in table.models:
+        figures = [("", "", row.scores), ("minus best: ", "", row.to_best), ("minus base: ", "", row.to_base)]
+        figures += [("", part, scores) for part, scores in row.slices.items()]
+        for prefix, part, scores in figures:
+            for metric, i in scores.items():
+                yield Cell(
+                    row.model, *where, f"{prefix}{metric}", i.value, i.low, i.high, i.n, False, "model", part, end
+                )
+        for status, count in row.statuses.items():
+            yield Cell(row.model, *where, f"answers {status}", count, None, None, table.n, False, "model", "", end)
+    for name, scores in table.trivial.items():
+        for metric, i in scores.items():
+            yield Cell(name, *where, metric, i.value, i.low, i.high, i.n, False, "trivial", "", end)
+    for quoted in table.quoted:
+        for metric, value in quoted.scores[table.published].items():
+            yield Cell(quoted.model, *where, metric, value, None, None, table.n, True, "quoted", "", "")
+
+
+def comma_separated(board: Board) -> str:
+    """CSV of ``cells``, with a header; an empty field is None."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(Cell._fields)
+    writer.writerows(cells(board))
+    return buffer.getvalue()
+
+
+def columns(board: Board) -> dict[str, list[Any]]:
+    """``cells`` by column, as MLflow's ``log_table`` takes them."""
+    found = cells(board)
+    return {name: [getattr(cell, name) for cell in found] for name in Cell._fields}
+
+
+def unreadable(row: Standing) -> int:
+    """Answers that could not be read and count as wrong."""
+    return sum(count for status, count in row.statuses.items() if status.rpartition(":")[2] not in FINE)
+
+
+def text(board: Board) -> str:
+    """What the command prints; no line is wider than ``WIDTH``."""
+    lines: list[str] = []
+    for table in board.tables:
+        lines += [*_text(table), ""]
+    lines += board.notes
+    if lone := sorted({table.benchmark for table in board.tables if not table.published}):
+        lines.append(f"{paper_table().source} is about other images than {', '.join(lone)}: not shown beside them.")
+    return "\n".join(_clip(line) for line in lines)
+
+
+def _text(table: Table) -> Iterator[str]:
+    shown = [table.sort, *(m for m in IN_TERMINAL if m in table.metrics and m != table.sort)][:4]
+    yield f"{table.benchmark}  {table.n} images, {table.n_faulty} faulty, revision {table.benchmark_sha256[:12]}"
+    if table.apart:
+        yield f"  {table.apart}"
+    heads = [LABELS.get(metric, metric) for metric in shown]
+    yield f"{'model':<{NAME}}{heads[0]:>{CELL}}{'minus best':>{CELL}}" + "".join(f"{h:>{CELL}}" for h in heads[1:])
+    for row in table.models:
+        yield _line(row.model, row.scores, shown, row.to_best.get(table.sort), _remark(row))
+    for name, scores in table.trivial.items():
+        yield _line(f"  {name}", scores, shown)
+    if table.quoted:
+        yield f"  quoted, {paper_table().source} ({table.published}), no intervals:"
+    for quoted in table.quoted:
+        yield _quoted_line(quoted, table.published, shown)
+
+
+def _line(name: str, scores: Scores, shown: list[str], difference: Interval | None = None, remark: str = "") -> str:
+    found = [scores.get(metric) for metric in shown]
+    cells_of = [found[0], difference, *found[1:]]
+    return f"{_short(name)}{''.join(f'{brief(cell):>{CELL}}' for cell in cells_of)}{remark}"
+
+
+def _quoted_line(row: QuotedRow, benchmark: str, shown: list[str]) -> str:
+    values = row.scores[benchmark]
+    mark = "" if row.comparable(benchmark) else " *"
+    found = [f"{values[m]:.3f}".lstrip("0") + (mark if m == "iou" else "") if m in values else "-" for m in shown]
+    return f"{_short('  ' + row.model)}{found[0]:>{CELL}}{'':>{CELL}}" + "".join(f"{v:>{CELL}}" for v in found[1:])
+
+
+def _remark(row: Standing) -> str:
+    return f" {count} ?" if (count := unreadable(row)) else ""
+
+
+def brief(found: Interval | None) -> str:
+    """``.817 [.79, .85]``; a dash where there is none."""
+    if found is None:
+        return "-"
+    return f"{_number(found.value, 3)} [{_number(found.low, 2)}, {_number(found.high, 2)}]"
+
+
+def _number(value: float, digits: int) -> str:
+    text_of = f"{value:.{digits}f}"
+    return text_of.replace("0.", ".", 1) if text_of.startswith(("0.", "-0.")) else text_of
+
+
+def _short(name: str) -> str:
+    return f"{name if len(name) < NAME else name[: NAME - 2] + '~':<{NAME}}"
+
+
+def _clip(line: str) -> str:
+    return line.rstrip() if len(line) <= WIDTH else line[: WIDTH - 1] + "~"
