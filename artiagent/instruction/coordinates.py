@@ -1,7 +1,9 @@
 """Boxes between source pixels and the numbers a model family reads and writes.
 
-Qwen2-VL and Qwen2.5-VL speak absolute pixels of the image after the processor's own resize; InternVL and Qwen3-VL speak
+Qwen2.5-VL speaks absolute pixels of the image after the processor's own resize; Qwen2-VL, Qwen3-VL and InternVL speak
 0 to 1000 along both sides. Records keep source pixels; this is the one place that converts.
+
+A round trip loses at most half a model unit and half a source pixel: `CoordinateSpace.bound`.
 """
 
 from __future__ import annotations
@@ -9,12 +11,19 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from artiagent.records import Box
 
-RESIZED_PIXELS = ("Qwen2VLProcessor", "Qwen2_5_VLProcessor")
-PER_MILLE = ("Qwen3VLProcessor", "InternVLProcessor")
+Convention = Literal["resized_pixels", "per_mille"]
+
+# By the class of the processor, which every checkpoint names.
+CONVENTIONS: dict[str, Convention] = {
+    "Qwen2_5_VLProcessor": "resized_pixels",
+    "Qwen2VLProcessor": "per_mille",
+    "Qwen3VLProcessor": "per_mille",
+    "InternVLProcessor": "per_mille",
+}
 
 
 @dataclass(frozen=True)
@@ -33,15 +42,15 @@ class CoordinateSpace:
         Raises ValueError for a processor whose coordinate convention is not known here.
         """
         family = type(processor).__name__
-        if family in PER_MILLE:
+        if family not in CONVENTIONS:
+            raise ValueError(
+                f"{family}: coordinate convention unknown; expected one of {', '.join(CONVENTIONS)} "
+                "(an agent's: set its vlm.coordinates; else add the convention to artiagent/instruction/coordinates.py)"
+            )
+        if CONVENTIONS[family] == "per_mille":
             return cls(width, height, 1000, 1000)
-        if family in RESIZED_PIXELS:
-            model_height, model_width = _resized(processor.image_processor, height, width)
-            return cls(width, height, model_width, model_height)
-        raise ValueError(
-            f"{family}: coordinate convention unknown; expected one of {', '.join(RESIZED_PIXELS + PER_MILLE)} "
-            "(an agent's: set its vlm.coordinates; else add the convention to artiagent/instruction/coordinates.py)"
-        )
+        model_height, model_width = _resized(processor.image_processor, height, width)
+        return cls(width, height, model_width, model_height)
 
     @classmethod
     def named(cls, convention: str, width: int, height: int) -> CoordinateSpace:
@@ -49,6 +58,16 @@ class CoordinateSpace:
         if convention not in ("pixels", "per_mille"):
             raise ValueError(f"coordinates {convention!r}: expected 'pixels' or 'per_mille'")
         return cls(width, height, *((width, height) if convention == "pixels" else (1000, 1000)))
+
+    @property
+    def bound(self) -> int:
+        """Source pixels by which a round trip may move a side at most: 1 while a unit is at most a pixel.
+
+        Of a coarser unit (0 to 1000 on 4,000 px; an image that the processor shrinks) half is lost, and of a box that
+        is thinner than a unit, which becomes one, all of it.
+        """
+        unit = max(self.width / self.model_width, self.height / self.model_height)
+        return max(1, math.floor(unit / 2 + 0.5))
 
     def to_model(self, box: Sequence[int]) -> list[int]:
         """Box in source pixels -> [x0, y0, x1, y1] in the model's units, clipped, never thinner than one unit."""
@@ -73,11 +92,12 @@ class CoordinateSpace:
 
 
 def _span(low: float, high: float, scale: float, limit: int) -> tuple[int, int]:
-    """Scale, round to the nearest integer and clip; a span that vanished keeps one unit inside [0, limit]."""
+    """Scale, round to the nearest integer and clip; a span that vanished keeps the unit inside [0, limit] that holds
+    its middle."""
     first, last = (min(max(math.floor(value * scale + 0.5), 0), limit) for value in (low, high))
     if last > first:
         return first, last
-    first = min(first, limit - 1)
+    first = min(max(math.floor((low + high) / 2 * scale), 0), limit - 1)
     return first, first + 1
 
 

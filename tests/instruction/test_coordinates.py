@@ -7,18 +7,29 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import Qwen2VLImageProcessor
 
-from artiagent.instruction.coordinates import CoordinateSpace
+from artiagent.evaluation.parsing import parse_boxes
+from artiagent.instruction.conversations import fill_boxes
+from artiagent.instruction.coordinates import CONVENTIONS, CoordinateSpace
 from artiagent.records import Box
 
 sides = st.integers(32, 1600)
+budgets = st.integers(56 * 56, 2_000_000)
 
 
 class Qwen2_5_VLProcessor(SimpleNamespace):
     """Only the name and the image processor of a processor matter."""
+
+
+class Qwen2VLProcessor(SimpleNamespace):
+    pass
+
+
+class Qwen3VLProcessor(SimpleNamespace):
+    pass
 
 
 class InternVLProcessor(SimpleNamespace):
@@ -26,8 +37,12 @@ class InternVLProcessor(SimpleNamespace):
 
 
 def qwen(longest_edge: int, patch: int = 14, **settings: object) -> Qwen2_5_VLProcessor:
-    size = {"shortest_edge": 56 * 56, "longest_edge": longest_edge}
+    size = {"shortest_edge": min(56 * 56, longest_edge), "longest_edge": longest_edge}
     return Qwen2_5_VLProcessor(image_processor=Qwen2VLImageProcessor(size=size, patch_size=patch, **settings))
+
+
+def processor_of(family: str, budget: int) -> SimpleNamespace:
+    return qwen(budget) if family == "Qwen2_5_VLProcessor" else globals()[family]()
 
 
 PAPER, NANO, INTERN = qwen(262_144), qwen(16_384, patch=8), InternVLProcessor()
@@ -56,15 +71,40 @@ def test_the_space_is_the_size_that_the_processor_really_makes() -> None:
         assert (space.model_height, space.model_width) == (int(grid[1]) * 14, int(grid[2]) * 14)
 
 
-@given(images_with_boxes())
-def test_a_round_trip_moves_no_side_by_more_than_one_unit(case: tuple[int, int, Box]) -> None:
+@pytest.mark.parametrize("family", CONVENTIONS)
+@settings(max_examples=200)
+@given(images_with_boxes(), budgets)
+def test_pixels_survive_model_text_and_parser(family: str, case: tuple[int, int, Box], budget: int) -> None:
+    """Source -> model space -> text -> parser -> source: within a pixel wherever a unit is no more than a pixel."""
     width, height, box = case
-    for processor in (PAPER, INTERN):
-        space = CoordinateSpace.from_processor(processor, width, height)
-        back = space.to_source(space.to_model(box))
-        unit = max(1, math.ceil(max(width / space.model_width, height / space.model_height)))
-        assert all(abs(a - b) <= unit for a, b in zip(back, box, strict=True))
-        assert Box(0, 0, 0, 0) != back == back.clip(width, height)
+    space = CoordinateSpace.from_processor(processor_of(family, budget), width, height)
+    written = fill_boxes("[{box:0}]", (box,), space)
+    (back,), status = parse_boxes(written, space)
+    assert status == "ok"
+    units = (width / space.model_width, height / space.model_height)
+    for k, (found, true) in enumerate(zip(back, box, strict=True)):
+        unit = units[k % 2]
+        thin = box[k % 2 + 2] - box[k % 2] < unit  # cannot be said: it becomes a unit
+        assert abs(found - true) <= (max(1, math.ceil(unit)) if thin else space.bound)
+        assert unit > 1 or abs(found - true) <= 1
+    assert back == back.clip(width, height) and back.area
+
+
+@pytest.mark.parametrize(
+    ("size", "family", "budget", "bound"),
+    [
+        ((1000, 700), "InternVLProcessor", 0, 1),
+        ((3500, 2000), "InternVLProcessor", 0, 2),  # a unit is 3.5 px: half of it, and rounding
+        ((4000, 3000), "Qwen3VLProcessor", 0, 2),
+        ((640, 480), "Qwen2_5_VLProcessor", 262_144, 1),
+        ((4000, 3000), "Qwen2_5_VLProcessor", 262_144, 4),  # shrunk to 588 x 420: a unit is 7 px
+    ],
+)
+def test_the_bound_says_what_a_coarse_unit_costs(size: tuple, family: str, budget: int, bound: int) -> None:
+    space = CoordinateSpace.from_processor(processor_of(family, budget), *size)
+    assert space.bound == bound
+    worst = max(abs(space.to_source(space.to_model(Box(x, 0, size[0], 9))).x0 - x) for x in range(size[0] - 50))
+    assert worst <= bound and (bound == 1 or worst > 1)
 
 
 @given(images_with_boxes())
