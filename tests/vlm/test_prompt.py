@@ -7,11 +7,13 @@ import pytest
 
 from artiagent.curation.explain import GlobalExplanation, LocalExplanation
 from artiagent.curation.judge import Judgement
+from artiagent.evaluation.questions import Boxes, Explanation, Verdict
 from artiagent.perception.vocabulary import Vocabulary
 from artiagent.vlm import prompt as prompts
 from artiagent.vlm.prompt import question, render, strict_schema
 
 GOLDEN = Path(__file__).with_name("golden_prompts.json")
+UNITS = "pixels of the image, which is 128 wide and 64 high"
 CASES = {
     "caption@1": ("caption", 1, None, {}),
     "caption@2": ("caption", 2, None, {}),
@@ -24,6 +26,9 @@ CASES = {
         "explain_global", 1, GlobalExplanation,
         {"units": "", "faults": [{"box": [1, 2, 3, 4], "explanation": "The dog has an extra ear."}]},
     ),
+    "benchmark_binary@1": ("benchmark_binary", 1, Verdict, {"question": "Are there any?"}),
+    "benchmark_locate@1": ("benchmark_locate", 1, Boxes, {"question": "Where?", "units": UNITS}),
+    "benchmark_describe@1": ("benchmark_describe", 1, Explanation, {"question": "What?"}),
 }  # fmt: skip
 
 
@@ -61,7 +66,7 @@ def test_the_hash_is_of_the_question_not_of_what_is_filled_in() -> None:
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: render("nothing"), "unknown prompt 'nothing'; expected one of caption"),
+        (lambda: render("nothing"), "unknown prompt 'nothing'; expected one of benchmark_binary, "),
         (lambda: render("caption", version=9), "versions 1, 2, not 9"),
         (lambda: render("judge_fuse"), "'both' is undefined"),
     ],

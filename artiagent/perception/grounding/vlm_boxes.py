@@ -28,7 +28,7 @@ class VlmBoxes:
         vlm: e.g. `artiagent.vlm.local.LocalVlm`; it batches over images and terms alike.
         most_tokens: of one answer; a longer one is cut off and counts as malformed.
 
-    `malformed` counts the answers by what was wrong with them ("unparsable", "invalid_box"); they yield no boxes.
+    `malformed` counts the answers by what was wrong with them (`evaluation.parsing.STATUSES`); they yield no boxes.
     """
 
     def __init__(self, vlm: Sighted, most_tokens: int = MOST_TOKENS) -> None:
@@ -61,7 +61,7 @@ class VlmBoxes:
         height, width = image.shape[:2]
         boxes, status = parse_boxes(answer, self.vlm.space(width, height))
         self.asked += 1
-        if status not in ("ok", "empty"):
+        if status not in ("ok", "empty", "too_many"):
             self.malformed[status] += 1
             log.debug("%s: no boxes in the answer about %r (%s): %.200s", self.name, term, status, answer)
         return [Detection(term, tuple(map(float, box)), 1.0) for box in dict.fromkeys(boxes)]

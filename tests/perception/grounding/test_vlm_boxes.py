@@ -63,7 +63,7 @@ def test_malformed_answers_are_counted_and_yield_nothing() -> None:
     detector = VlmBoxes(Scripted(answers))
     (found,) = detector.detect([WIDE], [list(answers)])
     assert [(d.phrase, d.box) for d in found] == [("car", (0, 0, 100, 25)), ("chair", (0, 0, 200, 50))]
-    assert detector.malformed == {"unparsable": 2, "invalid_box": 1} and detector.asked == 5
+    assert detector.malformed == {"truncated": 1, "prose": 1, "invalid_box": 1} and detector.asked == 5
 
 
 def test_nothing_to_ask_and_lists_that_do_not_fit() -> None:
