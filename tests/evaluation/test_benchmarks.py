@@ -59,7 +59,7 @@ def test_a_pixel_mask_is_the_truth_where_there_are_no_boxes() -> None:
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ([published(image={"bytes": b"", "path": ""})], "cannot be read"),
+        ([published(image={"bytes": b"", "path": ""})], "missing"),
         ([published(bboxes=[[10.0, 2.0, 4.0, 8.0]])], "x0 < x1"),
         ([published(id="x"), published(id="x")], "two items"),
         ([{"image": PICTURE, "label": 1}], "columns"),
