@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from pydantic import Field
 
 from artiagent.config import EvaluationSection
 from artiagent.evaluation.benchmarks import BenchmarkItem
@@ -48,6 +49,7 @@ class Standing(Record):
     base: str = ""  # name of the model that it was made from
     to_best: Scores = {}
     to_base: Scores = {}
+    predictions: Path | None = Field(default=None, exclude=True)  # folder, where they lie here
 
 
 class Table(Record):
@@ -256,6 +258,7 @@ def _standings(
                 base=names[base] if base is not None else "",
                 to_best={} if draft is drafts[0] else _paired(own, statistics[0], weights),
                 to_base=to_base or draft.differences,
+                predictions=draft.predictions,
             )
         )
     return tuple(rows)

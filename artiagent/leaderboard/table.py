@@ -17,7 +17,7 @@ LABELS = {
     "rouge_l": "ROUGE-L", "grounded_recall": "grounded recall", "css": "CSS", "recall": "recall",
 }  # fmt: skip
 WIDTH = 120
-NAME, CELL = 28, 18  # columns of the terminal
+NAME, CELL, UNREAD = 29, 16, 6  # widths of the terminal's columns; a difference has a sign more
 IN_TERMINAL = ("macro_f1", "auroc", "iou", "rouge_l", "pixel_f1")  # beside the metric that the table is sorted by
 FINE = ("ok", "empty")  # statuses of answers that could be read
 
@@ -101,49 +101,50 @@ def _text(table: Table) -> Iterator[str]:
     yield f"{table.benchmark}  {table.n} images, {table.n_faulty} faulty, revision {table.benchmark_sha256[:12]}"
     if table.apart:
         yield f"  {table.apart}"
-    heads = [LABELS.get(metric, metric) for metric in shown]
-    yield f"{'model':<{NAME}}{heads[0]:>{CELL}}{'minus best':>{CELL}}" + "".join(f"{h:>{CELL}}" for h in heads[1:])
+    first, *others = [LABELS.get(metric, metric) for metric in shown]
+    yield _columns("model", [first, "minus best", *others], "unread")
     for row in table.models:
-        yield _line(row.model, row.scores, shown, row.to_best.get(table.sort), _remark(row))
+        yield _line(row.model, row.scores, shown, row.to_best.get(table.sort), str(unreadable(row) or "-"))
     for name, scores in table.trivial.items():
         yield _line(f"  {name}", scores, shown)
     if table.quoted:
-        yield f"  quoted, {paper_table().source} ({table.published}), no intervals:"
+        yield f"  quoted, {paper_table().source} ({table.published}), no intervals; * not comparable:"
     for quoted in table.quoted:
         yield _quoted_line(quoted, table.published, shown)
 
 
-def _line(name: str, scores: Scores, shown: list[str], difference: Interval | None = None, remark: str = "") -> str:
-    found = [scores.get(metric) for metric in shown]
-    cells_of = [found[0], difference, *found[1:]]
-    return f"{_short(name)}{''.join(f'{brief(cell):>{CELL}}' for cell in cells_of)}{remark}"
+def _line(name: str, scores: Scores, shown: list[str], difference: Interval | None = None, last: str = "") -> str:
+    first, *others = [brief(scores.get(metric), ",") for metric in shown]
+    return _columns(name, [first, brief(difference, ","), *others], last)
 
 
 def _quoted_line(row: QuotedRow, benchmark: str, shown: list[str]) -> str:
     values = row.scores[benchmark]
-    mark = "" if row.comparable(benchmark) else " *"
-    found = [f"{values[m]:.3f}".lstrip("0") + (mark if m == "iou" else "") if m in values else "-" for m in shown]
-    return f"{_short('  ' + row.model)}{found[0]:>{CELL}}{'':>{CELL}}" + "".join(f"{v:>{CELL}}" for v in found[1:])
+    found = [number(values[m], 3) if m in values else "-" for m in shown]
+    if "iou" in shown and not row.comparable(benchmark):
+        found[shown.index("iou")] += "*"
+    return _columns(f"  {row.model}", [found[0], "", *found[1:]])
 
 
-def _remark(row: Standing) -> str:
-    return f" {count} ?" if (count := unreadable(row)) else ""
+def _columns(name: str, found: list[str], last: str = "") -> str:
+    """A line of the table; the second column holds differences."""
+    widths = [CELL + 2 * (k == 1) for k in range(len(found))]
+    short = name if len(name) < NAME else name[: NAME - 2] + "~"
+    cells_of = "".join(f"{value:>{width}}" for value, width in zip(found, widths, strict=True))
+    return f"{short:<{NAME}}{cells_of}{last:>{UNREAD + 1}}"
 
 
-def brief(found: Interval | None) -> str:
+def brief(found: Interval | None, comma: str = ", ") -> str:
     """``.817 [.79, .85]``; a dash where there is none."""
     if found is None:
         return "-"
-    return f"{_number(found.value, 3)} [{_number(found.low, 2)}, {_number(found.high, 2)}]"
+    return f"{number(found.value, 3)} [{number(found.low, 2)}{comma}{number(found.high, 2)}]"
 
 
-def _number(value: float, digits: int) -> str:
+def number(value: float, digits: int) -> str:
+    """Without the zero before the point, as the paper prints figures below one."""
     text_of = f"{value:.{digits}f}"
     return text_of.replace("0.", ".", 1) if text_of.startswith(("0.", "-0.")) else text_of
-
-
-def _short(name: str) -> str:
-    return f"{name if len(name) < NAME else name[: NAME - 2] + '~':<{NAME}}"
 
 
 def _clip(line: str) -> str:
