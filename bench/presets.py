@@ -28,12 +28,14 @@ from tqdm import tqdm
 from artiagent.checkpoints import checkpoint_ref, locate
 from artiagent.config import Config, InputSet
 from artiagent.curation.stage import curate
-from artiagent.instruction.conversations import build_conversations
 from artiagent.perception.stage import perceive
 from artiagent.records import DatasetRef, Job, Pair, Scene
 from artiagent.run_config import load_config
 from artiagent.store import open_dataset, read_rows, write_atomic
-from artiagent.study import Variant, study
+from artiagent.studies.records import read_runs
+from artiagent.studies.rows import RunSpec, RunsSection
+from artiagent.studies.runs import PairSet, run_all
+from artiagent.studies.scores import Judged
 from artiagent.synthesis.planner import plan
 from artiagent.synthesis.render import PairRenderer, Source
 from artiagent.synthesis.stage import synthesize
@@ -148,16 +150,32 @@ def detectors(
     configs: dict[str, Config], made: dict[str, Made], scenes: DatasetRef, arguments: argparse.Namespace
 ) -> dict[str, Any]:
     """Scores of the detectors, means over the seeds, and the difference fast - paper."""
-    config, variants = configs["fast"], []
-    section = config.instruction.model_copy(update={"pairs": arguments.pairs})
-    for name in PRESETS:
-        folder = arguments.out / f"conversations-{name}-{arguments.pairs}"
-        variants.append(Variant(name, build_conversations(section, made[name]["curated"], scenes, folder), config.sft))
-    base, benchmark = checkpoint_ref("base", config.inputs.vlm), locate(config.inputs.benchmark)
-    table = study(
-        variants, arguments.seeds, base, benchmark, config.evaluation, arguments.out / f"study-{arguments.pairs}"
-    )
-    return {key: table[key] for key in ("n", "scores", "seed_values", "differences")} | {"pairs": arguments.pairs}
+    config = configs["fast"]
+    data = config.instruction.model_copy(update={"pairs": arguments.pairs})
+    evaluation, benchmark = config.evaluation, config.inputs.benchmarks[0]
+    specs = [
+        RunSpec(data=name, instruction=data, sft=config.sft.model_copy(update={"seed": seed}), tasks=evaluation.tasks)
+        for name in PRESETS
+        for seed in arguments.seeds
+    ]
+    sets = {name: PairSet(made[name]["curated"], scenes) for name in PRESETS}
+    base, folder = checkpoint_ref("base", config.inputs.vlm), arguments.out / f"study-{arguments.pairs}"
+    section = RunsSection(runs=tuple(specs), evaluation=evaluation)
+    found = read_runs(run_all(section, sets, base, benchmark, folder, folder))
+    judged = Judged(evaluation, benchmark, evaluation.resamples)
+    count = len(arguments.seeds)
+    runs = {name: found.runs[k * count : (k + 1) * count] for k, name in enumerate(PRESETS)}
+    scores = {"base": judged.scores(found.base, evaluation.tasks)}
+    scores |= {name: judged.averaged(runs[name], evaluation.tasks) for name in PRESETS}
+    apart = {m: scores["fast"][m].minus(scores["paper"][m]) for m in scores["fast"]}
+    return {
+        "n": len(judged.items),
+        "scores": {
+            name: {m: drawn.interval().model_dump() for m, drawn in row.items()} for name, row in scores.items()
+        },
+        "differences": {"fast - paper": {m: drawn.interval().model_dump() for m, drawn in apart.items()}},
+        "pairs": arguments.pairs,
+    }
 
 
 if __name__ == "__main__":

@@ -116,7 +116,8 @@ def study(arguments: argparse.Namespace) -> int:
 def print_study(name: str) -> None:
     """Findings, figures, and the commands that open more."""
     from artiagent.report.study import PAGE, TABLE
-    from artiagent.studies.table import StudyTable, text
+    from artiagent.studies.findings import text
+    from artiagent.studies.table import StudyTable
     from steps.stage import runs_dir
 
     folder = runs_dir() / name
@@ -229,6 +230,38 @@ def reproduce_run(arguments: argparse.Namespace) -> int:
     from pipelines.reproduce import reproduce
 
     return reproduce(arguments.run, Path(arguments.workdir) if arguments.workdir else None)
+
+
+def promote(arguments: argparse.Namespace) -> int:
+    """The gate between challenger and champion."""
+    prepare(arguments.debug)
+    from pipelines.registry_cli import promote as ask
+
+    return ask(arguments)
+
+
+def rollback(arguments: argparse.Namespace) -> int:
+    """The previous champion again."""
+    prepare(arguments.debug)
+    from pipelines.registry_cli import rollback as undo
+
+    return undo(arguments)
+
+
+def list_models(arguments: argparse.Namespace) -> int:
+    """Registered versions with aliases and verdicts."""
+    prepare(arguments.debug)
+    from pipelines.registry_cli import list_models as every
+
+    return every(arguments)
+
+
+def model_card(arguments: argparse.Namespace) -> int:
+    """The card of a registered version."""
+    prepare(arguments.debug)
+    from pipelines.registry_cli import model_card as card
+
+    return card(arguments)
 
 
 def ui(arguments: argparse.Namespace) -> int:

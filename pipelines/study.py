@@ -43,7 +43,7 @@ def study(config: dict[str, Any], study: StudySection, digests: dict[str, str]) 
     curated = curate(shared.curation, pairs, scenes, vlm)
     drawn = draw_pairs(runs.drawn, generator) if runs.drawn else (None, None)
     trained = train_study(runs, vlm, benchmarks, curated, scenes, *drawn)
-    tabulate_study(study, shared.evaluation, shared.profile, places, trained, benchmarks)
+    tabulate_study(study, runs, shared.profile, places, trained, benchmarks)
 
 
 def open_study(planned: Study, digests: dict[str, str], document: dict[str, Any], root: Path) -> str:

@@ -10,7 +10,7 @@ import os
 import re
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,8 +22,11 @@ from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
 from artiagent.ablation.table import AblationTable, RowResult
 from artiagent.config import Config, Section
-from artiagent.records import CheckpointRef, DatasetRef, EvaluationReport, Interval
+from artiagent.records import CheckpointRef, DatasetRef, EvaluationReport, Interval, stable_hash
 from artiagent.store import home
+from artiagent.studies.records import StudyRuns
+from artiagent.studies.rows import RunsSection
+from artiagent.studies.table import StudyTable
 from artiagent.vlm.calls import CALLS
 from steps.stage import Ref
 from steps.traces import log_calls
@@ -120,6 +123,22 @@ def log_ablation(client: MlflowClient, profile: str, table: AblationTable, folde
     return parent
 
 
+def log_leaderboard(client: MlflowClient, profile: str, table: dict[str, list[Any]], folder: Path) -> str:
+    """Record a leaderboard: its figures as an MLflow table (``leaderboard-table.json``) and the files of ``folder``.
+
+    ``table`` is column -> values. Idempotent: the same figures are one run. Returns the id of the run.
+    """
+    experiment_id = experiment(client, profile)
+    name = f"leaderboard-{stable_hash(json.dumps(table), length=8)}"
+    if (known := find_run(client, experiment_id, name, "leaderboard")) is not None:
+        return known
+    run = _create(client, experiment_id, name, "leaderboard", {}, title=name)
+    client.log_table(run, table, "leaderboard-table.json")
+    client.log_artifacts(run, str(folder))
+    client.set_terminated(run)
+    return run
+
+
 def _log_row(client: MlflowClient, experiment_id: str, parent: str, table: AblationTable, row: RowResult) -> None:
     tags = {MLFLOW_PARENT_RUN_ID: parent, "artiagent.group": row.group, "mlflow.note.content": row.note}
     run = _create(client, experiment_id, table.name, f"row {row.name}", tags, row.seconds or 0.0, row.name)
@@ -139,6 +158,45 @@ def _flat(figures: dict[str, Interval], prefix: str = "") -> dict[str, float]:
         for metric, found in figures.items()
         for suffix, bound in (("", found.value), (".low", found.low), (".high", found.high))
     }
+
+
+def log_study(
+    client: MlflowClient, profile: str, table: StudyTable, planned: RunsSection,
+    places: Mapping[str, Mapping[str, Sequence[int]]], runs: StudyRuns, folder: Path,
+) -> str:  # fmt: skip
+    """Record a study: one run, with a nested run for every model, and the files of ``folder``. Idempotent.
+
+    A model that several rows share is one run, named by the first of them. Returns the id of the study's run.
+    """
+    experiment_id = experiment(client, profile)
+    parent = find_run(client, experiment_id, table.name, "study")
+    if parent is None:
+        parent = _create(client, experiment_id, table.name, "study", {}, title=table.name)
+        params = {"benchmark": table.benchmark, "images": str(table.images), "machine": table.machine}
+        _log(client, parent, params=params | table.provenance, metrics=_flat(table.base, "base/"))
+    for index, (spec, run) in enumerate(zip(planned.runs, runs.runs, strict=True)):
+        rows = [
+            (group, row, places[group.name][row.name].index(index))
+            for group in table.groups
+            for row in group.rows
+            if index in places[group.name][row.name]
+        ]
+        names = [f"{group.name}/{row.name}" for group, row, _ in rows]
+        title = f"{names[0]} seed {spec.sft.seed}"
+        if find_run(client, experiment_id, table.name, f"model {title}") is not None:
+            continue
+        tags = {MLFLOW_PARENT_RUN_ID: parent, "artiagent.rows": " ".join(names)}
+        made = _create(client, experiment_id, table.name, f"model {title}", tags, run.seconds, title)
+        metrics = {metric: values[k] for _, row, k in rows for metric, values in row.seeds.items()}
+        facts = {"pairs": run.pairs, "sources": run.sources, "seconds": run.seconds}
+        _log(client, made, flatten(spec.model_dump(mode="json")), metrics | facts, {"model": run.model.sha256})
+        for batch in _batches(_curves(run.model)):
+            client.log_batch(made, metrics=batch)
+        _log_inputs(client, made, {"conversations": run.conversations})
+        client.set_terminated(made)
+    client.set_terminated(parent)
+    client.log_artifacts(parent, str(folder))
+    return parent
 
 
 def origin(ref: Ref) -> str:

@@ -62,15 +62,6 @@ def add_commands(kinds: argparse._SubParsersAction, add: Add, config_options: Ca
     made.add_argument("--model", default="", help="name of the server's model")
     made.add_argument("--out", type=Path, required=True, help="folder for edits, judges.json and judges.md")
     _add_grounding(kinds, add, config_options)
-    made = add(kinds, "study", "sampler x loss, and injected against drawn pairs, with several seeds", study)
-    config_options(made)
-    _curated(made)
-    made.add_argument("--scenes", type=Path, required=True, help="folder of the scenes that the pairs were made from")
-    made.add_argument("--out", type=Path, required=True, help="folder for models, predictions and tables; resumes")
-    made.add_argument("--benchmark", nargs="+", default=[], help="names among inputs.benchmarks; default: all")
-    made.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    made.add_argument("--no-ablation", action="store_true", help="injected against drawn pairs only")
-    made.add_argument("--workers", type=int, default=2, help="runs side by side, one thread each")
 
 
 def _add_grounding(kinds: argparse._SubParsersAction, add: Add, config_options: Callable) -> None:
@@ -229,27 +220,6 @@ def grounding(arguments: argparse.Namespace) -> int:
     write_atomic(arguments.out / "grounding.png", encode(draw_sheet(strips)))
     write_atomic(arguments.out / "grounding.json", (json.dumps(report, indent=1) + "\n").encode())
     _print(report)
-    return 0
-
-
-def study(arguments: argparse.Namespace) -> int:
-    """Run the transfer study and print its table."""
-    from artiagent.nano.transfer import run_transfer
-    from artiagent.run_config import load_config
-    from artiagent.study import markdown
-
-    tables = run_transfer(
-        load_config(arguments.config, arguments.set),
-        arguments.curated,
-        arguments.scenes,
-        arguments.out,
-        seeds=arguments.seeds,
-        ablate=not arguments.no_ablation,
-        benchmarks=arguments.benchmark,
-        workers=arguments.workers,
-    )
-    for name, table in tables.items():
-        print(f"{name}: {markdown(table)}")
     return 0
 
 

@@ -95,14 +95,14 @@ class StudySection(Section):
 class RunSpec(Section):
     """One training run and what is asked of its model; the seed stands in ``sft``."""
 
-    faults: Faults
+    data: str  # name of a set of pairs
     instruction: InstructionSection
     sft: SftSection
     tasks: tuple[Task, ...]
 
     def trained_as(self) -> str:
         """Equal for runs that train the same model."""
-        return RunSpec.model_copy(self, update={"tasks": ()}).digest()
+        return self.model_copy(update={"tasks": ()}).digest()
 
 
 class RunsSection(Section):
@@ -115,7 +115,7 @@ class RunsSection(Section):
     @property
     def drawn(self) -> DrawnPairs | None:
         """As many drawn pairs as the largest row wants; None where no row asks for them."""
-        counts = [run.instruction.pairs for run in self.runs if run.faults == "drawn" and run.instruction.pairs]
+        counts = [run.instruction.pairs for run in self.runs if run.data == "drawn" and run.instruction.pairs]
         return DrawnPairs(count=max(counts)) if counts else None
 
 
@@ -180,7 +180,7 @@ def _check_curve(group: StudyGroup, configs: Mapping[str, Config], origin: str) 
 
 def _spec(config: Config, group: StudyGroup, row: StudyRow, seed: int) -> RunSpec:
     sft = config.sft.model_copy(update={"seed": seed})
-    return RunSpec(faults=row.faults, instruction=config.instruction, sft=sft, tasks=group.tasks)
+    return RunSpec(data=row.faults, instruction=config.instruction, sft=sft, tasks=group.tasks)
 
 
 def _union(first: tuple[Task, ...], second: tuple[Task, ...]) -> tuple[Task, ...]:

@@ -19,11 +19,10 @@ from artiagent.evaluation.stage import predict
 from artiagent.instruction.conversations import build_conversations, usable
 from artiagent.learning.sft import finetune
 from artiagent.parallel import ordered_map
-from artiagent.records import CheckpointRef, Conversation, DatasetRef, Pair, Record, stable_hash
+from artiagent.records import CheckpointRef, Conversation, DatasetRef, Pair, stable_hash
 from artiagent.store import read_rows, write_atomic
+from artiagent.studies.records import INDEX, StudyRun, StudyRuns
 from artiagent.studies.rows import RunSpec, RunsSection
-
-INDEX = "runs.json"
 
 
 class PairSet(NamedTuple):
@@ -31,24 +30,6 @@ class PairSet(NamedTuple):
 
     curated: DatasetRef
     scenes: DatasetRef
-
-
-class StudyRun(Record):
-    """A finished run."""
-
-    pairs: int  # trained on
-    sources: int  # that the pairs come from
-    conversations: DatasetRef
-    model: CheckpointRef
-    predictions: DatasetRef
-    seconds: float  # of training and answering, as the machine was loaded
-
-
-class StudyRuns(Record):
-    """All runs in the order of `RunsSection.runs`, and the base model's answers."""
-
-    base: DatasetRef
-    runs: tuple[StudyRun, ...]
 
 
 class _Job(NamedTuple):
@@ -65,7 +46,7 @@ def run_all(
 
     Args:
         section: the runs.
-        sets: "injected", and "drawn" where a run asks for it.
+        sets: pairs by the name under which runs ask for them.
         base: model that every run starts from.
         benchmark: what the models are asked about.
         home: folder of all runs with this code, whichever study they belong to.
@@ -74,7 +55,7 @@ def run_all(
     Returns the reference "study". Raises ValueError where a run asks for more pairs than there are.
     """
     check_sizes(section, sets)
-    jobs = [_job(spec, sets[spec.faults], base, home) for spec in section.runs]
+    jobs = [_job(spec, sets[spec.data], base, home) for spec in section.runs]
     asked = section.evaluation.model_copy(update={"tasks": ("detection", "localization", "explanation")})
     answers = predict(asked, base, [benchmark], _answers(home / "base" / base.sha256[:20], asked, benchmark), "base")
     finished = ordered_map(_prepare, (base, benchmark, section.evaluation), jobs, section.workers)
@@ -85,19 +66,14 @@ def run_all(
     return DatasetRef(kind="study", uri=str(out), digest=digest, rows=len(runs))
 
 
-def read_runs(study: DatasetRef) -> StudyRuns:
-    """What lies behind a reference made by `run_all`."""
-    return StudyRuns.model_validate_json((Path(study.uri) / INDEX).read_text())
-
-
 def check_sizes(section: RunsSection, sets: Mapping[str, PairSet]) -> None:
-    """Raise ValueError for a set that has fewer usable pairs than a run shall train on: rows would not be comparable."""
-    for faults, pairs in sets.items():
-        wanted = max((spec.instruction.pairs or 0 for spec in section.runs if spec.faults == faults), default=0)
+    """Raise ValueError for a set with fewer usable pairs than a run shall train on: rows would not be comparable."""
+    for name, pairs in sets.items():
+        wanted = max((spec.instruction.pairs or 0 for spec in section.runs if spec.data == name), default=0)
         there = sum(usable(row.record) for row in read_rows(pairs.curated, Pair, ()))
         if there < wanted:
             raise ValueError(
-                f"{pairs.curated.uri}: {there} usable {faults} pairs, and a row wants {wanted}; raise "
+                f"{pairs.curated.uri}: {there} usable {name} pairs, and a row wants {wanted}; raise "
                 "study.scenes.count (or give more images, or planning.variants), or lower instruction.pairs"
             )
 

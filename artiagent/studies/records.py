@@ -1,0 +1,32 @@
+"""What the runs of a study leave behind: references and counts, in a file that is read without loading a model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from artiagent.records import CheckpointRef, DatasetRef, Record
+
+INDEX = "runs.json"
+
+
+class StudyRun(Record):
+    """A finished run."""
+
+    pairs: int  # trained on
+    sources: int  # that the pairs come from
+    conversations: DatasetRef
+    model: CheckpointRef
+    predictions: DatasetRef
+    seconds: float  # of training and answering, as the machine was loaded
+
+
+class StudyRuns(Record):
+    """All runs in the order of `RunsSection.runs`, and the base model's answers."""
+
+    base: DatasetRef
+    runs: tuple[StudyRun, ...]
+
+
+def read_runs(study: DatasetRef) -> StudyRuns:
+    """What lies behind a reference made by `artiagent.studies.runs.run_all`."""
+    return StudyRuns.model_validate_json((Path(study.uri) / INDEX).read_text())
