@@ -1,0 +1,1 @@
+"""A model behind an existing server: how it is started, found, checked and asked."""
