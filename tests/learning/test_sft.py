@@ -16,8 +16,9 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 from artiagent.config import SftSection, SftStage
 from artiagent.images import decode
 from artiagent.instruction.prompts import BINARY, render
-from artiagent.learning.paired import PairedTrainer
-from artiagent.learning.sft import _paired_rows, finetune, is_vision
+from artiagent.learning.family import FAMILIES
+from artiagent.learning.paired import PairedTrainer, paired_rows
+from artiagent.learning.sft import finetune
 from artiagent.records import CheckpointRef, Conversation, DatasetRef
 from artiagent.store import DatasetWriter, read_rows
 from artiagent.vlm.local import LocalVlm
@@ -26,6 +27,7 @@ STAGES = (
     SftStage(name="language", train_vision=False, max_steps=2, learning_rate=1e-3),
     SftStage(name="vision", train_vision=True, max_steps=3, learning_rate=1e-3),
 )
+is_vision = FAMILIES["Qwen2.5-VL"].is_vision
 SECTION = SftSection(
     method="lora", stages=STAGES, loss="tokens+margin", batch_pairs=4, lora_rank=4, threads=1, device="cpu",
     autocast="none", save_steps=1,
@@ -156,8 +158,8 @@ def test_the_margin_is_added_to_the_token_loss(
 
 
 def test_mirrored_rows_follow_the_plain_ones_in_the_same_order(conversations: DatasetRef, tmp_path: Path) -> None:
-    plain = _paired_rows(conversations, "train", tmp_path, mirror=False)
-    both = _paired_rows(conversations, "train", tmp_path, mirror=True)
+    plain = paired_rows(conversations, "train", tmp_path, mirror=False)
+    both = paired_rows(conversations, "train", tmp_path, mirror=True)
     assert len(both) == 2 * len(plain)
     assert list(both["mirrored"]) == [False] * len(plain) + [True] * len(plain)
     assert [row["record"] for row in both] == [row["record"] for row in plain] * 2
