@@ -15,7 +15,7 @@ from artiagent.orchestration import pipelines_command
 if TYPE_CHECKING:
     from artiagent.records import DatasetRef
 
-AREAS = ("curation", "evaluation", "inspection")
+AREAS = ("curation", "evaluation", "leaderboard", "promotion", "inspection", "serving", "studies")
 NANO = "configs/nano.yaml"
 EXAMPLES = """examples:
   artiagent run --config configs/nano.yaml
@@ -24,7 +24,10 @@ EXAMPLES = """examples:
   artiagent synthesize --images photos/ --annotations parts.json --out pairs/
   artiagent synthesize --scenes my/scenes --jobs my/jobs --out my/pairs --shard 0/4
   artiagent evaluate --model models:/artiagent-vlm-nano@champion
-  artiagent inspect picture.png --json
+  artiagent leaderboard --strips 12
+  artiagent promote --dry-run
+  artiagent inspect pictures/ --format coco --out findings/
+  artiagent serve --port 8000
   artiagent runs compare nano-1a2b3c4d nano-5e6f7a8b
   artiagent data export 1a2b3c4d --format coco --out coco/
   artiagent ablate --rows positions-only,values-only
