@@ -25,6 +25,8 @@ _UNKNOWN = re.compile(
 )
 _KEY = re.compile(r"(?i)\bbearer\s+\S+|\bsk-[\w*.-]+")
 _SHOWN = 300  # characters of a server's message
+_WORDS, _VALUES = ("yes", "no"), ("true", "false")  # of an answer in words, and in JSON
+_SAID = re.compile(r"\W*(yes|no)\b", re.IGNORECASE)
 _SCHEMA = "\n\nAnswer with one JSON object of this JSON schema and with nothing else:\n"
 
 
@@ -84,6 +86,9 @@ def body(section: VlmSection, request: Request, images: Sequence[str], without: 
 def read(text: str, request: Request) -> Answer:
     """What a completion says; text with probability, or an ``error``: truncated, refused, empty. Tokens 0 if untold.
 
+    A yes/no question is answered by its first word; by the value where the prompt asks for JSON. The probability is
+    None where the server gives no log probabilities of it.
+
     Raises Unreadable for anything that is not a completion.
     """
     payload = _object(text)
@@ -95,8 +100,11 @@ def read(text: str, request: Request) -> Answer:
         raise Unreadable("no message")
     answer = _with_usage(Answer(text=_content(message).strip()), payload)
     reason = choices[0].get("finish_reason")
-    if request.yes_no and (chance := _probability(choices[0], answer.text)) is not None:
-        return replace(answer, probability=chance)  # the first token is all that is wanted
+    if request.yes_no:
+        chance = _probability(choices[0], _VALUES if request.prompt.schema is not None else _WORDS)
+        answer = replace(answer, probability=chance)
+        if chance is not None or _SAID.match(answer.text):
+            return answer  # the first word is all that is wanted, the rest may be cut
     if message.get("refusal") or reason == "content_filter":
         return replace(answer, text="", error="refused")
     if reason == "length":
@@ -169,21 +177,21 @@ def _with_usage(answer: Answer, payload: Mapping[str, Any]) -> Answer:
     return replace(answer, tokens_in=counts[0], tokens_out=counts[1])
 
 
-def _probability(choice: Mapping[str, Any], text: str) -> float | None:
-    """P(Yes) / (P(Yes) + P(No)) of the first token that is a word; without log probabilities what the text says."""
-    shares = _first_token(choice)
-    yes, no = (sum(p for token, p in shares if token == word) for word in ("yes", "no"))
-    if yes + no > 0:
-        return yes / (yes + no)
-    word = re.match(r"\W*(yes|no)\b", text, re.IGNORECASE)
-    return None if word is None else float(word[1].lower() == "yes")
+def _probability(choice: Mapping[str, Any], words: tuple[str, str]) -> float | None:
+    """P(first) / (P(first) + P(second)) of the words of a yes/no answer; None without log probabilities of them."""
+    shares = _deciding_token(choice, json_value=words == _VALUES)
+    yes, no = (sum(p for token, p in shares if token == word) for word in words)
+    return yes / (yes + no) if yes + no > 0 else None
 
 
-def _first_token(choice: Mapping[str, Any]) -> list[tuple[str, float]]:
+def _deciding_token(choice: Mapping[str, Any], *, json_value: bool) -> list[tuple[str, float]]:
+    """(word, probability) of the alternatives of the first token that is a word, or that is true or false."""
     logprobs = choice.get("logprobs")
     tokens = logprobs.get("content") if isinstance(logprobs, dict) else None
     for token in tokens if isinstance(tokens, list) else ():
-        if isinstance(token, dict) and _word(token.get("token")):
+        if not isinstance(token, dict) or not (word := _word(token.get("token"))):
+            continue
+        if not json_value or word in _VALUES:
             return [
                 (_word(item.get("token")), math.exp(min(item["logprob"], 0)))
                 for item in token.get("top_logprobs") or [token]
@@ -194,7 +202,7 @@ def _first_token(choice: Mapping[str, Any]) -> list[tuple[str, float]]:
 
 def _word(token: Any) -> str:
     """A token as it would be compared: of "ĠYes", "▁Yes", " yes" and "Yes" the same word."""
-    return re.sub(r"[\s\u0120\u2581]+|[.,!:*\"']+$|^[*\"']+", "", token).lower() if isinstance(token, str) else ""
+    return re.sub(r"[\s\u0120\u2581]+|[.,!:*\"'}]+$|^[*\"']+", "", token).lower() if isinstance(token, str) else ""
 
 
 def _short(message: str) -> str:

@@ -21,6 +21,7 @@ from artiagent.devices import torch_device, torch_dtype, use_threads
 from artiagent.images import scaled, scaled_size
 from artiagent.instruction.coordinates import CoordinateSpace
 from artiagent.instruction.prompts import NO, YES
+from artiagent.vlm.looks import Look, looks_at, shown_again
 from artiagent.vlm.protocol import Answer, Request
 
 _AHEAD = 4  # batches of an agent's requests that are looked at together, so that each kind fills its batches
@@ -64,7 +65,7 @@ class LocalVlm:
         self.processor.tokenizer.padding_side = "left"  # so that the last position of every row is the answer's first
         model = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch_dtype(dtype), use_safetensors=True)
         self.model = model.to(self.device).eval()
-        self._yes, self._no = self._answer_token(YES), self._answer_token(NO)
+        self._fork((YES, NO))
         self._spent = dict.fromkeys(("calls", "tokens_in", "tokens_out"), 0)
 
     def space(self, width: int, height: int) -> CoordinateSpace:
@@ -91,7 +92,14 @@ class LocalVlm:
                     answers |= dict(zip(rows, self._answer([window[i] for i in rows], yes_no=kind), strict=True))
             yield from (answers[i] for i in range(len(window)))
 
-    def generate(self, images: Sequence[np.ndarray], prompts: Sequence[str], max_new_tokens: int) -> list[str]:
+    def look(self, images: Sequence[np.ndarray]) -> list[Look]:
+        """Encode images, uint8 [H, W, 3], once; `generate` and `yes_no` take the looks in their place."""
+        parts = (images[start : start + self.batch_size] for start in range(0, len(images), self.batch_size))
+        return [look for part in parts for look in looks_at(self.model, part, self._shown(part, [""] * len(part)))]
+
+    def generate(
+        self, images: Sequence[np.ndarray] | Sequence[Look], prompts: Sequence[str], max_new_tokens: int
+    ) -> list[str]:
         """Greedy answers, stripped, special tokens removed."""
         answers: list[str] = []
         for batch in self._batches(images, prompts):
@@ -99,9 +107,18 @@ class LocalVlm:
             answers += [text.strip() for text in self.processor.batch_decode(fresh, skip_special_tokens=True)]
         return answers
 
-    def yes_no(self, images: Sequence[np.ndarray], prompts: Sequence[str]) -> np.ndarray:
-        """P(Yes) / (P(Yes) + P(No)), float64 [n], from one forward pass per batch."""
-        found = [self._probabilities(batch) for batch in self._batches(images, prompts)]
+    def yes_no(
+        self,
+        images: Sequence[np.ndarray] | Sequence[Look],
+        prompts: Sequence[str],
+        answers: tuple[str, str] = (YES, NO),
+    ) -> np.ndarray:
+        """P(Yes) / (P(Yes) + P(No)), float64 [n], from one forward pass per batch.
+
+        ``answers`` are the two whole answers in other words, e.g. in JSON: compared is the token where they part, after
+        what they have in common.
+        """
+        found = [self._probabilities(batch, answers) for batch in self._batches(images, prompts)]
         return torch.cat(found).numpy() if found else np.zeros(0)
 
     def _answer(self, requests: list[Request], *, yes_no: bool) -> list[Answer]:
@@ -111,7 +128,7 @@ class LocalVlm:
         batch = self._batch([request.prompt.text for request in requests], images)
         read = batch["attention_mask"].sum(dim=1).tolist()
         if yes_no:
-            chances = self._probabilities(batch).tolist()
+            chances = self._probabilities(batch, (YES, NO)).tolist()
             said, written = [YES if p >= 0.5 else NO for p in chances], [1] * len(requests)
         else:
             chances = [None] * len(requests)
@@ -135,24 +152,34 @@ class LocalVlm:
             )
         return tokens[:, batch["input_ids"].shape[1] :]
 
-    def _probabilities(self, batch: BatchFeature) -> torch.Tensor:
-        """P(Yes) / (P(Yes) + P(No)), float64 [n]."""
+    def _probabilities(self, batch: BatchFeature, answers: tuple[str, str]) -> torch.Tensor:
+        """P(first) / (P(first) + P(second)) where the two answers part, float64 [n]."""
+        common, yes, no = self._fork(answers)
         with torch.inference_mode():
-            logits = self.model(**batch, use_cache=False, logits_to_keep=1).logits[:, -1].double()
-        return torch.sigmoid(logits[:, self._yes] - logits[:, self._no]).cpu()
+            logits = self.model(**_begun(batch, common), use_cache=False, logits_to_keep=1).logits[:, -1].double()
+        return torch.sigmoid(logits[:, yes] - logits[:, no]).cpu()
 
-    def _answer_token(self, word: str) -> int:
-        ids = self.processor.tokenizer(word, add_special_tokens=False).input_ids
-        if len(ids) != 1:
-            raise ValueError(f"{self.name}: {word!r} is {len(ids)} tokens; yes/no questions need it to be one")
-        return ids[0]
+    def _fork(self, answers: tuple[str, str]) -> tuple[list[int], int, int]:
+        """Tokens that both answers begin with, and those with which they part. Raises ValueError for a single word of
+        several tokens: its first one alone says nothing."""
+        first, second = (self.processor.tokenizer(text, add_special_tokens=False).input_ids for text in answers)
+        for text, ids in zip(answers, (first, second), strict=True):
+            if text.isalpha() and len(ids) != 1:
+                raise ValueError(f"{self.name}: {text!r} is {len(ids)} tokens; yes/no questions need it to be one")
+        at = next(i for i, (one, other) in enumerate(zip(first, second, strict=False)) if one != other)
+        return first[:at], first[at], second[at]
 
-    def _batches(self, images: Sequence[np.ndarray], prompts: Sequence[str]) -> Iterator[BatchFeature]:
+    def _batches(self, images: Sequence[np.ndarray] | Sequence[Look], prompts: Sequence[str]) -> Iterator[BatchFeature]:
         if len(images) != len(prompts):
             raise ValueError(f"{len(images)} images for {len(prompts)} prompts; expected one image per prompt")
         for start in range(0, len(prompts), self.batch_size):
             rows = slice(start, start + self.batch_size)
-            yield self._batch(prompts[rows], [[image] for image in images[rows]])
+            yield self._shown(images[rows], prompts[rows])
+
+    def _shown(self, images: Sequence[np.ndarray] | Sequence[Look], prompts: Sequence[str]) -> BatchFeature:
+        """A batch of one image per row; what was looked at before is not encoded again."""
+        looks = [image if isinstance(image, Look) else Look(image) for image in images]
+        return shown_again(self._batch(prompts, [[look.image] for look in looks]), looks)
 
     def _batch(self, texts: Sequence[str], images: Sequence[Sequence[np.ndarray]]) -> BatchFeature:
         """One user turn per row: its images, then its text."""
@@ -165,3 +192,15 @@ class LocalVlm:
         content = [{"type": "image"}] * images + [{"type": "text", "text": text}]
         message = {"role": "user", "content": content}
         return self.processor.apply_chat_template([message], tokenize=False, add_generation_prompt=True)
+
+
+def _begun(batch: BatchFeature, tokens: Sequence[int]) -> BatchFeature:
+    """The batch, every row of which continues with the same tokens of text."""
+    filled = {"attention_mask": 1, "mm_token_type_ids": 0}
+    longer = {}
+    for name in ("input_ids", *filled):
+        if tokens and name in batch:
+            more = [filled.get(name, token) for token in tokens]
+            rows = batch[name].new_tensor(more).expand(len(batch[name]), -1)
+            longer[name] = torch.cat([batch[name], rows], dim=1)
+    return BatchFeature({**batch, **longer})

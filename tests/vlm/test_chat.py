@@ -113,8 +113,8 @@ def with_logprobs(text: str, *tokens: dict[str, float]) -> str:
         ("No", [{" no": np.log(0.5), "No": np.log(0.1), "yes": np.log(0.1), "ĠYes": np.log(0.1), "Maybe": -1}], 0.25),
         ("Yes.", [{"\n": -0.01, "Yes": -5}, {"Yes.": np.log(0.9), "NO": np.log(0.1)}], 0.9),  # a line break first
         ("yes", [{"Yes": -0.1, "Yesterday": -0.2}], 1.0),
-        ("No, it is not.", [], 0.0),
-        ("**Yes**", [{"Perhaps": -0.1}], 1.0),
+        ("No, it is not.", [], None),
+        ("**Yes**", [{"Perhaps": -0.1}], None),
         ("Not sure", [], None),
         ("", [{"Yes": -9999.0, "No": 0.0}], 0.0),
     ],
@@ -124,10 +124,28 @@ def test_probability_of_yes(text: str, tokens: list[dict[str, float]], probabili
     assert answer.probability == (None if probability is None else pytest.approx(probability))
 
 
+@pytest.mark.parametrize(
+    ("tokens", "probability"),
+    [
+        (
+            [{'{"': 0.0}, {"artifacts": 0.0}, {'":': 0.0}, {" true": np.log(0.6), " false": np.log(0.2)}, {"}": 0.0}],
+            0.75,
+        ),
+        ([{'{"artifacts":': 0.0, "Yes": -9.0}, {"false}": np.log(0.9), "true": np.log(0.1)}], 0.1),
+        ([{"Yes": -0.1, "No": -2.0}], None),
+        ([], None),
+    ],
+)
+def test_probability_of_true_where_json_is_asked_for(tokens: list[dict[str, float]], probability: float | None) -> None:
+    answer = chat.read(with_logprobs('{"artifacts": true}', *tokens), request(yes_no=True))
+    assert answer.probability == (None if probability is None else pytest.approx(probability))
+    assert answer.text == '{"artifacts": true}' and not answer.error
+
+
 def test_a_long_yes_is_a_yes_and_other_calls_have_no_probability() -> None:
-    cut = json.dumps(completion("Yes, because", finish="length"))
-    assert chat.read(cut, request(None, yes_no=True)).probability == 1.0
-    assert chat.read(cut, request(None, yes_no=True)).error == ""
+    cut = chat.read(json.dumps(completion("Yes, because", finish="length")), request(None, yes_no=True))
+    assert (cut.text, cut.error, cut.probability) == ("Yes, because", "", None)
+    assert chat.read(json.dumps(completion("It", finish="length")), request(None, yes_no=True)).error == "truncated"
     assert chat.read(with_logprobs("Yes", {"Yes": -0.1}), request(None)).probability is None
 
 
