@@ -15,6 +15,7 @@ from artiagent.records import Interval
 
 Statistic = Callable[[np.ndarray], np.ndarray]
 LEVEL = 0.95
+BLOCK = 250  # resamples that a statistic sees at a time: what it holds for them stays in the processor's cache
 
 
 def draw_weights(n: int, resamples: int, seed: int) -> np.ndarray:
@@ -39,7 +40,9 @@ def interval(statistic: Statistic, weights: np.ndarray, n: int | None = None) ->
         n: number of units behind the value, when the statistic looks at a part of them only.
     """
     value = float(statistic(np.ones((1, weights.shape[1]), dtype=np.float32))[0])
-    return _summarise(value, statistic(weights), weights.shape[1] if n is None else n)
+    blocks = (weights[start : start + BLOCK] for start in range(0, len(weights), BLOCK))
+    drawn = np.concatenate([statistic(block) for block in blocks])
+    return _summarise(value, drawn, weights.shape[1] if n is None else n)
 
 
 def difference(first: Statistic, second: Statistic, weights: np.ndarray, n: int | None = None) -> Interval:

@@ -8,11 +8,14 @@ counts as 1; an answer that cannot be parsed is wrong; an empty explanation scor
 from __future__ import annotations
 
 import functools
+import json
 import re
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
+from artiagent.checkpoints import locate
 from artiagent.evaluation.bootstrap import Statistic
 from artiagent.records import Box
 
@@ -71,16 +74,16 @@ def auroc(truth: np.ndarray, scores: np.ndarray) -> Statistic:
     """Area under the ROC curve: chance that a faulty image scores above a clean one, ties half; NaN for one class."""
     if np.isnan(scores).any():
         raise ValueError("AUROC needs a score for every image; got NaN among them")
-    order = np.argsort(scores, kind="stable")
-    _, tie = np.unique(scores[order], return_inverse=True)
-    starts = np.flatnonzero(np.diff(tie, prepend=-1))
-    positive = truth[order].astype(np.float64)
+    clean = ~truth.astype(bool)
+    faulty = truth.astype(bool)
+    order = np.argsort(scores[clean], kind="stable")
+    ranked = scores[clean][order]
+    below, upto = (np.searchsorted(ranked, scores[faulty], side) for side in ("left", "right"))
 
     def statistic(weights: np.ndarray) -> np.ndarray:
-        drawn = weights[:, order].astype(np.float64)
-        yes = np.add.reduceat(drawn * positive, starts, axis=1)
-        no = np.add.reduceat(drawn * (1 - positive), starts, axis=1)
-        wins = (yes * (np.cumsum(no, axis=1) - no / 2)).sum(1)
+        yes, no = weights[:, faulty].astype(np.float64), weights[:, clean][:, order].astype(np.float64)
+        passed = np.pad(np.cumsum(no, axis=1), ((0, 0), (1, 0)))  # weight of the clean images up to each rank
+        wins = (yes * (passed[:, below] + passed[:, upto])).sum(1) / 2
         return _divide(wins, yes.sum(1) * no.sum(1), np.nan)
 
     return statistic
@@ -110,7 +113,7 @@ def pixel_overlap(truth: np.ndarray, answer: np.ndarray) -> tuple[float, float]:
     """
     if not truth.any():
         raise ValueError("foreground IoU needs a ground-truth region; count images without one apart")
-    shared, total = int((truth & answer).sum()), int(truth.sum() + answer.sum())
+    shared, total = np.count_nonzero(truth & answer), np.count_nonzero(truth) + np.count_nonzero(answer)
     return shared / (total - shared), 2 * shared / total
 
 
@@ -151,16 +154,25 @@ def grounded_recall(entity: str, part: str, fault: str, answer: str) -> float | 
 
 
 def sentence_similarity(references: Sequence[str], answers: Sequence[str], encoder: str) -> np.ndarray:
-    """CSS: cosine [n] of sentence embeddings (mean-pooled tokens) from a local encoder folder; 0 for empty answers."""
+    """CSS: cosine [n] of sentence embeddings (mean of the tokens') from a local encoder folder; 0 for empty answers.
+
+    Raises ValueError for a sentence-transformers folder that pools otherwise: its embeddings would be other ones.
+    """
     import torch
     from transformers import AutoModel, AutoTokenizer
 
-    tokenizer, model = AutoTokenizer.from_pretrained(encoder), AutoModel.from_pretrained(encoder).eval()
+    folder = locate(encoder)
+    longest = _check_pooling(folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model = AutoModel.from_pretrained(folder, use_safetensors=True).eval()
+    longest = min(longest or tokenizer.model_max_length, model.config.max_position_embeddings)
 
     def embed(texts: Sequence[str]) -> torch.Tensor:
         rows = []
         for start in range(0, len(texts), 32):
-            batch = tokenizer(list(texts[start : start + 32]), padding=True, truncation=True, return_tensors="pt")
+            batch = tokenizer(
+                list(texts[start : start + 32]), padding=True, truncation=True, max_length=longest, return_tensors="pt"
+            )
             with torch.inference_mode():
                 hidden = model(**batch).last_hidden_state
             mask = batch["attention_mask"][..., None].to(hidden.dtype)
@@ -169,6 +181,26 @@ def sentence_similarity(references: Sequence[str], answers: Sequence[str], encod
 
     cosine = (embed(references) * embed([a or " " for a in answers])).sum(1).numpy().astype(np.float64)
     return np.where([bool(a.strip()) for a in answers], cosine, 0.0)
+
+
+def _check_pooling(folder: Path) -> int | None:
+    """Longest sequence in tokens that a sentence-transformers folder states; a plain encoder states none.
+
+    Raises ValueError for anything but mean pooling, with or without normalisation, which a cosine does anyway.
+    """
+    if (modules := folder / "modules.json").is_file():
+        kinds = [module["type"].rpartition(".")[2] for module in json.loads(modules.read_bytes())]
+        if kinds[:2] != ["Transformer", "Pooling"] or set(kinds[2:]) - {"Normalize"}:
+            raise ValueError(f"{modules}: modules {kinds}; expected Transformer, Pooling and perhaps Normalize")
+    if (pooling := folder / "1_Pooling" / "config.json").is_file():
+        values = json.loads(pooling.read_bytes())
+        modes = [name.removeprefix("pooling_mode_") for name, on in values.items() if on is True and "_mode_" in name]
+        modes = [values["pooling_mode"]] if "pooling_mode" in values else modes
+        if modes not in (["mean_tokens"], ["mean"]):
+            raise ValueError(f"{pooling}: pooling {modes}; expected the mean of the tokens, choose another encoder")
+    if (settings := folder / "sentence_bert_config.json").is_file():
+        return json.loads(settings.read_bytes()).get("max_seq_length")
+    return None
 
 
 def _noun(words: str) -> str:

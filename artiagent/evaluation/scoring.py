@@ -12,6 +12,7 @@ import numpy as np
 
 from artiagent.evaluation.benchmarks import BenchmarkItem
 from artiagent.evaluation.bootstrap import Statistic
+from artiagent.evaluation.files import FILES
 from artiagent.evaluation.metrics import (
     auroc,
     grounded_recall,
@@ -44,12 +45,15 @@ def scores_of(
     tasks: Iterable[str],
     encoder: str | None = None,
 ) -> dict[str, Score]:
-    """Metric name -> score, for the tasks that the benchmark has ground truth for. ``predictions`` align with
-    ``items``.
+    """Metric name -> score, for the tasks that the benchmark has ground truth for and the model answers at all.
+
+    ``predictions`` align with ``items``. Raises ValueError for a mask of another size than its image.
     """
     measures = {"detection": _detection, "localization": _localization}
     scores: dict[str, Score] = {}
     for task in tasks:
+        if not any(_answers(prediction, task) for prediction in predictions):
+            continue
         if task == "explanation":
             scores |= _explanation(items, predictions, encoder)
         else:
@@ -62,19 +66,50 @@ def scores_by_fault(
 ) -> dict[str, dict[str, Score]]:
     """Fault type -> metric: recall, AUROC and recall at 10 % false alarms against all clean images, localization and
     explanation on its images."""
-    whole = {task: scores_of(items, predictions, (task,)) for task in tasks}
-    columns = _Columns.of(items, predictions)
+    names = np.array([item.fault if item.faulty else "" for item in items])
+    clean = np.array([not item.faulty for item in items])
+    return _scores_by(items, predictions, tasks, {name: (names == name, clean) for name in sorted({*names} - {""})})
+
+
+def scores_by_generator(
+    items: Sequence[BenchmarkItem], predictions: Sequence[Prediction], tasks: Iterable[str]
+) -> dict[str, dict[str, Score]]:
+    """``generator:NAME`` -> metrics as per fault type; against the clean images of the same generator, so that its
+    style gives nothing away, or all where it has none. Generators without a faulty image are left out."""
+    names = np.array([item.generator for item in items])
+    faulty = np.array([item.faulty for item in items])
+    groups = {}
+    for name in sorted({*names[faulty]} - {""}):
+        own = ~faulty & (names == name)
+        groups[f"generator:{name}"] = (faulty & (names == name), own if own.any() else ~faulty)
+    return _scores_by(items, predictions, tasks, groups)
+
+
+def _scores_by(
+    items: Sequence[BenchmarkItem],
+    predictions: Sequence[Prediction],
+    tasks: Iterable[str],
+    groups: dict[str, tuple[np.ndarray, np.ndarray]],
+) -> dict[str, dict[str, Score]]:
+    """``groups``: name -> faulty images of the group, clean images they are told from (bool [n] each)."""
+    if not groups:
+        return {}
+    whole: dict[str, Score] = {}
+    for task in tasks:
+        whole |= scores_of(items, predictions, (task,))
+    answers = _Columns.of(items, predictions).answers
+    localizable = np.array([item.localizable for item in items])
+    explained = np.array([bool(item.explanation) for item in items])
+    named = np.array([bool(item.entity or item.part or item.fault) for item in items])
     result: dict[str, dict[str, Score]] = {}
-    for fault in sorted({item.fault for item in items if item.faulty and item.fault}):
-        chosen = np.array([item.faulty and item.fault == fault for item in items])
-        scores: dict[str, Score] = {}
-        if "detection" in whole:
-            scores["recall"] = _mean(columns.answers == 1, chosen)
-            against = chosen | ~columns.faulty
-            scores |= _masked(whole["detection"], ("auroc", "recall_at_10"), against)
-        scores |= _masked(whole.get("localization", {}), ("iou", "pixel_f1"), chosen)
-        scores |= _masked(whole.get("explanation", {}), ("rouge_l", "grounded_recall"), chosen)
-        result[fault] = scores
+    for name, (chosen, clean) in groups.items():
+        scores = {"recall": _mean(answers == 1, chosen)} if "accuracy" in whole else {}
+        scores |= _masked(whole, ("auroc", "recall_at_10"), chosen | clean)
+        scores |= _masked(whole, ("iou", "pixel_f1"), chosen & localizable)
+        scores |= _masked(whole, ("rouge_l",), chosen & explained) | _masked(
+            whole, ("grounded_recall",), chosen & named
+        )
+        result[name] = scores
     return result
 
 
@@ -114,29 +149,55 @@ def _detection(items: Sequence[BenchmarkItem], predictions: Sequence[Prediction]
     return scores
 
 
+def _answers(prediction: Prediction, task: str) -> bool:
+    """Whether a model takes part in a task: a heat map from a file says nothing of the verdict, and is no wrong one."""
+    return task in prediction.status or prediction.prompt_hash != FILES
+
+
+def _region(item: BenchmarkItem, answer: Prediction) -> np.ndarray:
+    """Bool [height, width] of what a prediction claims: its mask, else the union of its boxes."""
+    if answer.mask is None:
+        return union_mask(answer.boxes, item.height, item.width)
+    if answer.mask.size != (item.height, item.width):
+        raise ValueError(
+            f"prediction {answer.item_id} of {answer.model}: mask of {answer.mask.size} (height, width); expected the "
+            f"image's {(item.height, item.width)}"
+        )
+    return answer.mask.decode()
+
+
 def _localization(items: Sequence[BenchmarkItem], predictions: Sequence[Prediction]) -> dict[str, Score]:
+    """Box metrics only where truth and answers have boxes: a mask is not one box."""
     present = np.array([item.localizable for item in items])
+    boxed = not any(answer.mask is not None for answer in predictions)
     iou, f1, area = np.zeros((3, len(items)))
     matched, claimed, wanted = np.zeros((3, len(items)))
     for i, (item, answer) in enumerate(zip(items, predictions, strict=True)):
-        region = union_mask(answer.boxes, item.height, item.width)
-        area[i] = region.mean()
+        region = _region(item, answer)
+        area[i] = np.count_nonzero(region) / region.size
         if present[i]:
             iou[i], f1[i] = pixel_overlap(item.truth(), region)
-            matched[i] = match_boxes(item.boxes, answer.boxes)
-            claimed[i], wanted[i] = len(answer.boxes), len(item.boxes)
+            if boxed:
+                matched[i] = match_boxes(item.boxes, answer.boxes)
+                claimed[i], wanted[i] = len(answer.boxes), len(item.boxes)
     scores = {}
     if present.any():
-        n = int(present.sum())
         scores = {"iou": _mean(iou, present), "pixel_f1": _mean(f1, present)}
-        if wanted.any():
-            scores["box_recall"] = Score(ratio_of(matched, wanted), n)
-            scores["box_f1"] = Score(ratio_of(2 * matched, claimed + wanted), n)
-        if wanted.any() and claimed.any():
-            scores["box_precision"] = Score(ratio_of(matched, claimed), n)
+        scores |= _box_scores(matched, claimed, wanted, int(present.sum()))
+        scores["empty_on_faulty"] = _mean(area == 0, present)
     if not present.all():
         scores["false_alarm_area"] = _mean(area, ~present)
         scores["empty_on_clean"] = _mean(area == 0, ~present)
+    return scores
+
+
+def _box_scores(matched: np.ndarray, claimed: np.ndarray, wanted: np.ndarray, n: int) -> dict[str, Score]:
+    scores = {}
+    if wanted.any():
+        scores["box_recall"] = Score(ratio_of(matched, wanted), n)
+        scores["box_f1"] = Score(ratio_of(2 * matched, claimed + wanted), n)
+    if wanted.any() and claimed.any():
+        scores["box_precision"] = Score(ratio_of(matched, claimed), n)
     return scores
 
 
@@ -172,5 +233,6 @@ def _restricted(statistic: Statistic, chosen: np.ndarray) -> Statistic:
 
 
 def _masked(scores: dict[str, Score], names: tuple[str, ...], chosen: np.ndarray) -> dict[str, Score]:
+    """Some of the scores on the chosen images; none where there are none."""
     n = int(chosen.sum())
-    return {name: Score(_restricted(scores[name].statistic, chosen), n) for name in names if name in scores}
+    return {name: Score(_restricted(scores[name].statistic, chosen), n) for name in names if n and name in scores}
