@@ -13,7 +13,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from artiagent.inspection.findings import Asking, Inspection, inspect_pictures, open_vlm
+from artiagent.inspection.askers import open_asker
+from artiagent.inspection.findings import Asking, Inspection, inspect_pictures
 from artiagent.inspection.pictures import Pictures, read_bytes, to_picture
 from artiagent.records import CheckpointRef, DatasetRef, stable_hash
 from artiagent.store import DatasetWriter, Row, open_dataset, read_rows
@@ -32,7 +33,7 @@ def inspect_many(pictures: Pictures, model: CheckpointRef, asking: Asking, out: 
     stamp = stable_hash(asking.stamp(model), *pictures.names, length=20)
     complete = open_dataset(folder, stamp)
     writer = None if complete else DatasetWriter[Inspection](folder, "inspections", stamp=stamp)
-    vlm = open_vlm(model, asking) if writer else None
+    asker = open_asker(model, asking.section, asking.served) if writer else None
     content = hashlib.sha256()
     files = pictures.read(frozenset(pictures.names))
     with tqdm(desc="inspect", unit="image", total=len(pictures.names)) as progress:
@@ -43,7 +44,7 @@ def inspect_many(pictures: Pictures, model: CheckpointRef, asking: Asking, out: 
             content.update(digest.encode())
             key = f"{index:07d}"
             if writer and not (key in writer and writer.note(key)["content"] == digest):
-                found = inspect_pictures((to_picture(*named) for named in batch), vlm, asking)
+                found = inspect_pictures((to_picture(*named) for named in batch), asker, asking)
                 writer.write(key, [Row(one.image, one) for one in found], note={"content": digest})
             progress.update(len(batch))
     if writer:

@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from artiagent.dataset.files import JsonList
-from artiagent.inspection.findings import PROMPT_HASH, UNREAD, Asking, Inspection
+from artiagent.inspection.findings import UNREAD, Asking, Inspection
 from artiagent.records import CheckpointRef
 
 Form = Literal["parquet", "csv", "json", "coco"]
@@ -53,7 +53,7 @@ def write_results(form: Form, found: Iterable[Inspection], model: CheckpointRef,
 
 def stamp_of(model: CheckpointRef, asking: Asking) -> dict[str, Any]:
     """Who answered what question: model, its weights' sha256, prompt hash, threshold."""
-    stamp = {"model": model.name, "model_sha256": model.sha256, "prompt_hash": PROMPT_HASH}
+    stamp = {"model": model.name, "model_sha256": model.sha256, "prompt_hash": asking.prompt_hash}
     return {**stamp, "threshold": asking.threshold}
 
 

@@ -44,7 +44,7 @@ class Summary:
             self.unread[one.image] = one.reason
         if one.verdict == ARTIFACTS:
             push = heapq.heappush if len(self.best) < SHOWN else heapq.heappushpop
-            push(self.best, (one.score, -self.verdicts[ARTIFACTS], one))
+            push(self.best, (1.0 if one.score is None else one.score, -self.verdicts[ARTIFACTS], one))
         return one
 
     def figures(self, pictures: Pictures, stamp: dict[str, Any]) -> dict[str, Any]:

@@ -8,7 +8,8 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from artiagent.images import encode
-from artiagent.inspection.findings import PROMPT_HASH, Asking, inspect_pictures, open_vlm
+from artiagent.inspection.askers import open_asker
+from artiagent.inspection.findings import Asking, inspect_pictures
 from artiagent.inspection.pictures import to_picture
 from artiagent.records import Box, CheckpointRef
 from artiagent.store import write_atomic
@@ -37,7 +38,7 @@ def inspect_image(image: Path, model: CheckpointRef, asking: Asking, out: Path |
     picture = to_picture(image.name, image.read_bytes())
     found = None
     if picture.pixels is not None:
-        (found,) = inspect_pictures([picture], open_vlm(model, asking), asking)
+        (found,) = inspect_pictures([picture], open_asker(model, asking.section, asking.served), asking)
     if found is None or found.reason:
         raise ValueError(f"{image}: {picture.reason if found is None else found.reason}")
     annotated = Path(f"{image.stem}-inspected.png") if out is None else out
@@ -46,7 +47,7 @@ def inspect_image(image: Path, model: CheckpointRef, asking: Asking, out: Path |
         **found.model_dump(mode="json", exclude={"reason"}),
         "image": str(image),
         "model_sha256": model.sha256,
-        "prompt_hash": PROMPT_HASH,
+        "prompt_hash": asking.prompt_hash,
         "annotated": str(annotated),
     }
 

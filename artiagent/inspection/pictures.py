@@ -118,10 +118,8 @@ def _columns(place: Path, schema: pa.Schema) -> tuple[str, str]:
     """Columns of image and name, a dotted path inside a struct."""
     kinds = dict(zip(schema.names, schema.types, strict=True))
     kind = kinds.get("image")
-    binary = (pa.binary(), pa.large_binary())
-    inside = (
-        {kind.field(i).name: kind.field(i).type for i in range(kind.num_fields)} if pa.types.is_struct(kind) else {}
-    )
+    binary, nested = (pa.binary(), pa.large_binary()), kind is not None and pa.types.is_struct(kind)
+    inside = {kind.field(i).name: kind.field(i).type for i in range(kind.num_fields)} if nested else {}
     image = "image" if kind in binary else "image.bytes" if inside.get("bytes") in binary else None
     name = next((n for n in _NAMES if n in kinds), "image.path" if "path" in inside else None)
     if image is None or name is None:

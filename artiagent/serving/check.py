@@ -8,11 +8,14 @@ from typing import NamedTuple
 import numpy as np
 
 from artiagent.config import VlmSection
+from artiagent.evaluation.parsing import parse_said_verdict
 from artiagent.instruction import prompts
 from artiagent.serving.address import NoServer
 from artiagent.serving.served import ServedVlm, find_served
+from artiagent.vlm.prompt import question
 from artiagent.vlm.protocol import VlmUnavailable
 
+_WORDS = 4  # tokens in which Yes or No comes
 _SIDE = 112  # px: a multiple of the patches of every family
 
 
@@ -36,17 +39,18 @@ def check_server(url: str, section: VlmSection) -> Health:
     """
     try:
         served = find_served(url, section)
+        asked = question(prompts.BINARY, prompts.render(prompts.BINARY))
         vlm = ServedVlm(served, section.model_copy(update={"attempts": 1}))
         for _ in range(2):
             began = time.perf_counter()
-            (answer,) = vlm.ask([tiny_image()], [prompts.render(prompts.BINARY)], 4, yes_no=True)
+            (answer,) = vlm.ask([tiny_image()], [asked], _WORDS, yes_no=True)
             seconds = time.perf_counter() - began
     except (NoServer, VlmUnavailable) as error:
         return Health(url, str(error))
     problem = ""
-    if answer.error and answer.probability is None:
+    if answer.error:
         problem = f"no answer: {answer.error}"
-    elif answer.probability is None:
+    elif answer.probability is None and parse_said_verdict(answer.text)[0] is None:
         problem = f"answers {answer.text[:60]!r} to a yes/no question; expected Yes or No: is it a fine-tuned model?"
     return Health(served.url, problem, served.model, answer.text, seconds)
 

@@ -21,8 +21,6 @@ from artiagent.vlm.openai import OpenAiVlm
 from artiagent.vlm.prompt import Prompt
 from artiagent.vlm.protocol import Answer, Request
 
-_WORD = 4  # tokens in which Yes or No comes
-
 
 class Served(NamedTuple):
     """A model behind a server.
@@ -44,7 +42,7 @@ class Served(NamedTuple):
 
 
 class ServedVlm:
-    """`Sighted` through an OpenAI-compatible server. Answers are not cached on disk: a name may get other weights.
+    """Asked through an OpenAI-compatible server. Answers are not cached on disk: a name may get other weights.
 
     Args:
         served: who.
@@ -60,28 +58,21 @@ class ServedVlm:
     def space(self, width: int, height: int) -> CoordinateSpace:
         """By the processor, of the image as it is sent."""
         if self._processor is None:
-            return self._backend(_WORD).space(width, height)
+            return self._backend(1).space(width, height)
         seen = scaled_size(width, height, self.section.image_side)
         units = CoordinateSpace.from_processor(self._processor, *seen)
         return CoordinateSpace(width, height, units.model_width, units.model_height)
 
-    def generate(self, images: Sequence[np.ndarray], prompts: Sequence[str], max_new_tokens: int) -> list[str | None]:
-        """Greedy answers; None where a call got none. Raises VlmUnavailable when nobody answers at all."""
-        answers = self.ask(images, prompts, max_new_tokens)
-        return [None if answer.error else answer.text for answer in answers]
-
-    def yes_no(self, images: Sequence[np.ndarray], prompts: Sequence[str]) -> np.ndarray:
-        """P(Yes) / (P(Yes) + P(No)); 1 or 0 by the word from a server without log probabilities, NaN without one."""
-        answers = self.ask(images, prompts, _WORD, yes_no=True)
-        return np.array([np.nan if a.probability is None else a.probability for a in answers], dtype=np.float64)
-
     def ask(
-        self, images: Sequence[np.ndarray], prompts: Sequence[str], max_tokens: int, yes_no: bool = False
+        self, images: Sequence[np.ndarray], prompts: Sequence[Prompt], max_tokens: int, yes_no: bool = False
     ) -> list[Answer]:
-        """Answers with their errors and times, in order."""
+        """Greedy answers in order, with their errors and times; the probability of Yes where the server tells it.
+
+        Raises VlmUnavailable when nobody answers at all.
+        """
         requests = (
-            Request("judge", Prompt("inspection", 0, "", text), (image,), str(number), yes_no=yes_no)
-            for number, (image, text) in enumerate(zip(images, prompts, strict=True))
+            Request("judge", prompt, (image,), str(number), yes_no=yes_no)
+            for number, (image, prompt) in enumerate(zip(images, prompts, strict=True))
         )
         return list(self._backend(max_tokens).ask(requests))
 
