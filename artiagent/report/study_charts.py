@@ -19,7 +19,7 @@ FILLED = 0.16  # opacity of a band
 def draw_curves(table: StudyTable, group: GroupResult) -> Any:
     """A panel per fitted metric: every model, means with intervals, the fitted curve with its band and continuation,
     the base as a line and drawn faults, where a group has them, as a point of their own."""
-    figure, axes = plt.subplots(1, len(group.curves), figsize=(5.2 * len(group.curves), 4.0), squeeze=False)
+    figure, axes = plt.subplots(1, len(group.curves), figsize=(5.4 * len(group.curves), 3.9), squeeze=False)
     drawn = [row for other in table.groups for row in other.rows if row.faults == "drawn"]
     for axis, curve in zip(axes[0], group.curves, strict=True):
         _draw_curve(axis, curve, group.rows)
@@ -31,11 +31,11 @@ def draw_curves(table: StudyTable, group: GroupResult) -> Any:
             _draw_oracle(axis, row, curve.metric)
         axis.set_title(LABELS[curve.metric], fontsize=10, color=INK, loc="left")
         axis.set_xlabel("training pairs", fontsize=9, color=INK)
-    axes[0, 0].legend(
-        handles=_curve_legend(), fontsize=8, frameon=False, labelcolor=INK, loc="lower left",
-        bbox_to_anchor=(0, 1.08), ncols=4, borderaxespad=0,
+    figure.legend(
+        handles=_curve_legend(), fontsize=8, frameon=False, labelcolor=INK, loc="upper left", ncols=4,
+        borderaxespad=0.3,
     )  # fmt: skip
-    figure.tight_layout()
+    figure.tight_layout(rect=(0, 0, 1, 0.94))
     return figure
 
 
