@@ -26,6 +26,9 @@ def run(
     evaluation: EvaluationReport,
     reward: CheckpointRef,
 ) -> None:
+    from artiagent.promotion.evidence import of_reward, of_vlm
+    from steps.champion import mirror_stage
+    from steps.registry import CHAMPION
     from steps.registry import register as register_model
     from steps.tracking import connect, log_run, scores
 
@@ -40,13 +43,16 @@ def run(
     registered = [
         register_model(
             client, title, model, tracked.experiment_id, tracked.stages.get(stage, tracked.parent), metrics,
-            {k: str(v) for k, v in model.summary.items() if k.startswith("lineage.")},
+            {k: str(v) for k, v in model.summary.items() if k.startswith("lineage.")}, evidence,
         )
-        for title, model, stage, metrics in (
-            (config.registry.vlm_name, tuned, "finetune", scores(evaluation, "tuned")),
-            (config.registry.reward_name, reward, "train_reward", rewards),
+        for title, model, stage, metrics, evidence in (
+            (config.registry.vlm_name, tuned, "finetune", scores(evaluation, "tuned"),
+             of_vlm(config, curated, conversations, tuned, predictions_tuned, evaluation)),
+            (config.registry.reward_name, reward, "train_reward", rewards, of_reward(config, curated, reward)),
         )
     ]  # fmt: skip
+    if registered[0].created and CHAMPION in registered[0].aliases:
+        mirror_stage(tuned.summary.get("lineage.run", ""), "")
     content = json.dumps([r._asdict() for r in registered], indent=1)
     write_atomic(runs_dir() / name / REGISTERED, content.encode())
 

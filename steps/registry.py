@@ -2,12 +2,15 @@
 
 A version is identified by the sha256 of its weights: registering the same weights again changes nothing. ``challenger``
 is the newest candidate; the first version a name ever gets becomes ``champion`` too, so that there is one to beat.
+What is known of a version beside its weights (``Evidence``) lies on the MLflow run that made it, in brief in its tags.
 """
 
 from __future__ import annotations
 
 import os
 import re
+import tempfile
+from pathlib import Path
 from typing import NamedTuple
 
 import mlflow
@@ -16,12 +19,14 @@ from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
 from artiagent.checkpoints import checkpoint_ref
-from artiagent.records import CheckpointRef
+from artiagent.promotion.evidence import Evidence
+from artiagent.records import CheckpointRef, stable_hash
 from artiagent.store import home
 from steps.tracking import connect, metric_name, tracking_uri
 
 SHA, MODEL_ID = "weights_sha256", "logged_model_id"
-CHALLENGER, CHAMPION = "challenger", "champion"
+EVIDENCE_DIGEST = "evidence_digest"
+CHALLENGER, CHAMPION, PREVIOUS = "challenger", "champion", "previous"
 
 
 class Registered(NamedTuple):
@@ -43,6 +48,7 @@ def register(
     run_id: str,
     metrics: dict[str, float],
     tags: dict[str, str],
+    evidence: Evidence | None = None,
 ) -> Registered:
     """Register a model folder under ``name`` and make it the challenger. Idempotent by weights.
 
@@ -54,16 +60,19 @@ def register(
         run_id: MLflow run that made it; ``metrics`` attach to both.
         metrics: benchmark scores.
         tags: provenance.
+        evidence: kept on ``run_id``; of a known version it replaces what was there, e.g. scores on another revision.
     """
     _ensure_name(client, name)
     known = find_version(client, name, model.sha256)
     version = known or _create_version(client, name, model, experiment_id, run_id, metrics, tags)
-    aliases = _aliases(client, name)
+    if evidence is not None:
+        _keep_evidence(client, version, evidence)
+    aliases = aliases_of(client, name)
     if aliases.get(CHALLENGER) != str(version.version):
         client.set_registered_model_alias(name, CHALLENGER, version.version)
     if CHAMPION not in aliases:
         client.set_registered_model_alias(name, CHAMPION, version.version)
-    own = tuple(sorted(a for a, v in _aliases(client, name).items() if v == str(version.version)))
+    own = tuple(sorted(a for a, v in aliases_of(client, name).items() if v == str(version.version)))
     return Registered(name, str(version.version), own, version.tags[MODEL_ID], model.sha256, known is None)
 
 
@@ -99,8 +108,32 @@ def _resolve(client: MlflowClient, uri: str) -> ModelVersion:
         raise ValueError(f"{uri}: no such registered model; 'make run' registers the first") from error
 
 
-def _aliases(client: MlflowClient, name: str) -> dict[str, str]:
+def aliases_of(client: MlflowClient, name: str) -> dict[str, str]:
+    """Alias -> version."""
     return {alias: str(version) for alias, version in client.get_registered_model(name).aliases.items()}
+
+
+def read_evidence(client: MlflowClient, version: ModelVersion) -> Evidence | None:
+    """What is known of a version; None when it was registered without."""
+    if EVIDENCE_DIGEST not in version.tags:
+        return None
+    with tempfile.TemporaryDirectory() as folder:
+        file = client.download_artifacts(version.run_id, _evidence_file(version), folder)
+        return Evidence.model_validate_json(Path(file).read_text())
+
+
+def _keep_evidence(client: MlflowClient, version: ModelVersion, evidence: Evidence) -> None:
+    text = evidence.model_dump_json(indent=1)
+    tags = {**evidence.tags(), EVIDENCE_DIGEST: stable_hash(text)}
+    if version.tags.get(EVIDENCE_DIGEST) != tags[EVIDENCE_DIGEST]:
+        client.log_text(version.run_id, text, _evidence_file(version))
+    for key, value in tags.items():
+        if version.tags.get(key) != value:
+            client.set_model_version_tag(version.name, version.version, key, value)
+
+
+def _evidence_file(version: ModelVersion) -> str:
+    return f"evidence/{version.tags[SHA][:16]}.json"
 
 
 def _ensure_name(client: MlflowClient, name: str) -> None:

@@ -237,9 +237,10 @@ def _shortfall(found: MetricResult) -> str:
     told = f"{found.metric} is not won: {gap_text(found)}"
     if gap.low == gap.high == 0:
         return f"{told}; both score alike on every resample"
+    short = f"{-gap.low:.3f}" if gap.low < -0.0005 else "less than 0.001"
     return (
-        f"{told}; the interval has to lie above 0 and falls short by {abs(gap.low):.3f} (on these {gap.n} items a lead "
-        f"of about {gap.value - gap.low:.3f} is needed)"
+        f"{told}; the interval has to lie above 0 and falls short by {short} (on these {gap.n} items a lead of more "
+        f"than about {gap.value - gap.low:.3f} is needed)"
     )
 
 

@@ -55,7 +55,7 @@ def test_better_by_less_than_the_interval_is_not_promoted():
     assert gap.low < 0 < gap.value
     assert found.verdict == "kept"
     assert f"falls short by {-gap.low:.3f}" in found.reasons[0]
-    assert f"a lead of about {gap.value - gap.low:.3f} is needed" in found.reasons[0]
+    assert f"a lead of more than about {gap.value - gap.low:.3f} is needed" in found.reasons[0]
 
 
 def test_a_better_one_is_promoted():
