@@ -76,7 +76,7 @@ class ConversationCollator:
         bodies = [self._body(pairs, len(prefix)) for pairs, prefix in zip(turns, prefixes, strict=True)]
         types = vision.pop("mm_token_type_ids", None)
         del vision["attention_mask"]
-        tensors = {name: torch.as_tensor(value) for name, value in vision.items()}
+        tensors = {name: _tensor(value) for name, value in vision.items()}
         batch = self._padded(prefixes, bodies, types) | tensors
         if self.context == "alone":
             self._separate(batch, prefixes, bodies, tensors)
@@ -180,6 +180,12 @@ class ConversationCollator:
         seen = (groups[:, None, :] == 0) | (groups[:, None, :] == groups[:, :, None])
         batch["attention_mask"] = (causal & seen)[:, None]
         batch["position_ids"] = places if self.positions is not None else places[0]
+
+
+def _tensor(value: Any) -> Tensor:
+    """Of arrays, or of a list of equal tiles."""
+    tiles = isinstance(value, list) and isinstance(value[0], Tensor)
+    return torch.stack(value) if tiles else torch.as_tensor(value)
 
 
 def _picture(row: dict[str, Any]) -> Image.Image:
