@@ -15,7 +15,13 @@ from steps.stage import cached_step, out_dir
 def run(section: RenderedScenes) -> Annotated[DatasetRef, "inputs"]:
     from artiagent.inputs import SETS
     from artiagent.nano.coco import write_scene_set
+    from artiagent.nano.drawn_pairs import ORACLE_SEEDS
 
+    if section.first_seed + section.count > ORACLE_SEEDS.start:
+        raise ValueError(
+            f"study.scenes: seeds {section.first_seed} to {section.first_seed + section.count - 1}; expected all below "
+            f"{ORACLE_SEEDS.start}: from there on they draw the oracle's pairs and the benchmark"
+        )
     out = out_dir("rendered", __name__, section)
     folder = write_scene_set(out / "scenes", range(section.first_seed, section.first_seed + section.count))
     places = {"images": str(folder / "images.parquet"), "annotations": str(folder / "annotations.json")}

@@ -55,9 +55,10 @@ def _monotone(name: str, curve: Curve) -> str:
 
 def _fitted(curve: Curve) -> str:
     continued = ", ".join(f"{point.value.value:.3f} {bounds(point.value)} at {point.pairs:,}" for point in curve.beyond)
+    missed = f"; it misses the intervals measured at {', '.join(map(str, curve.missed))}" if curve.missed else ""
     return (
         f"Fitted: error = {curve.floor.value:.3f} + {curve.excess.value:.3f} (pairs / {curve.start})^-"
-        f"{curve.exponent.value:.2f}; exponent {bounds(curve.exponent)}, floor {bounds(curve.floor)}"
+        f"{curve.exponent.value:.2f}; exponent {bounds(curve.exponent)}, floor {bounds(curve.floor)}{missed}"
         + (f". Continued, if the law holds on: {continued}." if continued else ".")
     )
 

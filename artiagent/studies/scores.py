@@ -210,10 +210,16 @@ def _curve(metric: str, sizes: Sequence[int], points: Sequence[Drawn], doublings
         f"{large} - {small}": after.minus(before).interval()
         for small, large, before, after in zip(sizes, sizes[1:], points, points[1:], strict=False)
     }
+    measured = zip(sizes, points, 1 - fit.at(sizes)[0], strict=True)
+    missed = tuple(size for size, point, law in measured if not _within(law, point.interval()))
     return Curve(
-        metric=metric, start=sizes[0], excess=parameter("excess"), exponent=parameter("exponent"),
+        metric=metric, missed=missed, start=sizes[0], excess=parameter("excess"), exponent=parameter("exponent"),
         floor=parameter("floor"), band=along(grid), beyond=along(beyond), steps=steps,
     )  # fmt: skip
+
+
+def _within(value: float, found: Interval) -> bool:
+    return found.low <= value <= found.high
 
 
 @lru_cache

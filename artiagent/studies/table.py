@@ -52,6 +52,7 @@ class Curve(Record):
     band: tuple[CurvePoint, ...]  # the metric along the curve, beyond the largest size included
     beyond: tuple[CurvePoint, ...]  # at the next doublings
     steps: Figures  # "64 - 32" -> difference of the metric between neighbouring sizes, paired
+    missed: tuple[int, ...] = ()  # sizes whose measured interval the fitted curve does not pass
 
     @property
     def falling(self) -> list[str]:

@@ -135,3 +135,8 @@ def test_wrong_groups_are_one_line(first, study, capsys):
     assert capsys.readouterr().err.startswith("artiagent: --groups 'pepper': no such group")
     assert study.run("--set", "study.groups.0.rows.1.set={instruction.pear: 6}").code == 2
     assert "row 'n16': unknown key 'instruction.pear'" in capsys.readouterr().err
+
+
+def test_scenes_never_reach_the_seeds_of_the_oracle(first, study, capsys):
+    assert study.run("--set", "study.scenes.first_seed=299999").code == 2
+    assert "study.scenes: seeds 299999 to 300000; expected all below 300000" in capsys.readouterr().err

@@ -111,6 +111,7 @@ def test_the_curve_goes_on_beyond_the_largest_size(table: StudyTable) -> None:
     assert (curve.band[0].pairs, curve.band[-1].pairs) == (8, 256)
     assert curve.beyond[1].value.value >= curve.beyond[0].value.value > 0.6
     assert all(p.value.low <= p.value.value <= p.value.high for p in curve.band)
+    assert curve.missed == ()
     assert list(curve.steps) == ["16 - 8", "32 - 16", "64 - 32"]
 
 
@@ -128,6 +129,7 @@ def test_findings_follow_the_figures(made, table: StudyTable) -> None:
     pairs = zip(runs.runs, answers, strict=True)
     turned = StudyRuns(base=runs.base, runs=tuple(run.model_copy(update={"predictions": ref}) for run, ref in pairs))
     worse = findings(tabulate("x", section, evaluation, places, turned, benchmark, {}))
+    assert any("it misses the intervals measured at" in s for s in worse["scaling"])
     assert any("not monotone: more pairs make it surely worse at" in s for s in worse["scaling"])
 
 
