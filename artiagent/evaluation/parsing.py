@@ -18,7 +18,7 @@ from artiagent.records import Box
 
 Status = Literal[
     "ok", "empty", "too_many", "no_answer", "refused", "truncated", "prose", "trailing_comma", "unparsable",
-    "wrong_schema", "invalid_box", "wrong_space", "error",
+    "wrong_schema", "invalid_box", "wrong_space", "error", "missing",
 ]  # fmt: skip
 STATUSES: dict[str, str] = {
     "ok": "an answer",
@@ -34,6 +34,7 @@ STATUSES: dict[str, str] = {
     "invalid_box": "a box that is not four finite numbers with x0 < x1 and y0 < y1",
     "wrong_space": "numbers beyond the model's coordinates, or fractions that are all between 0 and 1",
     "error": "the call failed; the account of the calls says why",
+    "missing": "no answer to this item in a file of predictions",
 }
 MOST_BOXES = 50
 SLACK = 0.02  # of the side by which a box may stick out of the image and is clipped

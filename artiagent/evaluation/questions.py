@@ -20,7 +20,6 @@ from artiagent.vlm import prompt as files
 from artiagent.vlm.prompt import Prompt
 
 Task = Literal["detection", "localization", "explanation"]
-FILES = "files"  # stands for the hash where predictions came from a file and nobody knows what was asked
 
 
 class Verdict(BaseModel):

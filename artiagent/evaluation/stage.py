@@ -1,14 +1,14 @@
-"""Stage "evaluate": a model's stamped predictions on a benchmark, and their scores beside trivial baselines.
+"""Stage "evaluate": a model's stamped predictions on benchmarks, and their scores beside trivial baselines.
 
-Questions are the canonical wordings, each asked on its own; decoding is greedy. Boxes are asked for on every image
-(clean ones give the false-alarm area), explanations on faulty ones only.
+Knows what a prediction is stamped with, how a killed run goes on, and what a report holds. Does not know who answers
+(`runners`) or what is asked (`questions`).
 """
 
 from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,20 +18,14 @@ from artiagent.config import BenchmarkSet, EvaluationSection
 from artiagent.evaluation.baselines import BASELINES
 from artiagent.evaluation.benchmarks import BenchmarkItem, benchmark_sha256, read_items, read_truth
 from artiagent.evaluation.bootstrap import difference, draw_weights, interval
-from artiagent.evaluation.parsing import parse_boxes, parse_explanation, parse_verdict
-from artiagent.evaluation.scoring import Score, scores_by_fault, scores_of
-from artiagent.images import decode
-from artiagent.instruction import prompts
+from artiagent.evaluation.files import FILES
+from artiagent.evaluation.found import REPORT
+from artiagent.evaluation.questions import prompt_hash
+from artiagent.evaluation.runners import Reply, load_runner, served_digest
+from artiagent.evaluation.scoring import Score, scores_by_fault, scores_by_generator, scores_of
 from artiagent.records import CheckpointRef, DatasetRef, EvaluationReport, Interval, Prediction, stable_hash
 from artiagent.store import DatasetWriter, Row, open_dataset, read_rows, write_atomic
-from artiagent.vlm.local import LocalVlm
-
-QUESTIONS = {
-    "detection": prompts.BINARY,
-    "localization": prompts.LOCATE_ARTIFACTS,
-    "explanation": prompts.DESCRIBE_ARTIFACTS,
-}
-REPORT = "evaluation.json"
+from artiagent.vlm.calls import keep_calls, noted
 
 
 def predict(
@@ -39,7 +33,9 @@ def predict(
 ) -> DatasetRef:
     """Answer every question of ``section.tasks`` on every item; rows Prediction, key = ``benchmark/item_id``.
 
-    Resumes batch by batch. Raises ValueError when ``out`` holds predictions of another model, prompt or benchmark.
+    ``model`` is a folder, or a served model (`runners.served_ref`); of the calls to a server ``calls.parquet`` keeps
+    account. Resumes batch by batch. Raises ValueError when ``out`` holds predictions of another model, prompt or
+    benchmark, and VlmUnavailable when a server does not answer any more.
     """
     stamp = _stamp(section, model, benchmarks)
     if (complete := open_dataset(out)) is not None:
@@ -55,28 +51,33 @@ def predict(
         )
     named = model.model_copy(update={"name": name})
     total = sum(1 for benchmark in benchmarks for _ in read_items(benchmark, section.limit))
-    vlm = LocalVlm(model.uri, section.device, section.dtype, section.threads, section.batch_size)
+    runner = load_runner(section, model)
     with tqdm(desc=f"evaluate {name}", unit="image", total=total) as progress:
         for benchmark in benchmarks:
-            items = read_items(benchmark, section.limit)
-            for index in itertools.count():
-                if not (batch := list(itertools.islice(items, section.batch_size))):
-                    break
-                if (key := f"{stamp}-{benchmark.name}-{index:06d}") not in writer.done:
-                    answers = _answer(section, vlm, benchmark.name, batch, named)
-                    writer.write(key, [Row(f"{answer.benchmark}/{answer.item_id}", answer) for answer in answers])
-                progress.update(len(batch))
-    return writer.finish({"model": name, "stamp": stamp, "items": total})
+            for index, batch in enumerate(_batches(benchmark, section.limit, runner.group)):
+                if (key := f"{stamp}-{benchmark.name}-{index:06d}") in writer:
+                    progress.update(len(batch))
+                    continue
+                rows, calls = [], []
+                for (item, _), reply in zip(batch, runner.replies(benchmark.name, batch), strict=True):
+                    answer = _prediction(section, benchmark.name, item, named, reply)
+                    rows.append(Row(f"{answer.benchmark}/{answer.item_id}", answer))
+                    calls += reply.calls
+                    progress.update()
+                writer.write(key, rows, noted(calls))
+    return writer.finish({"model": name, "stamp": stamp, "items": total, **keep_calls(writer, runner.vlm)})
 
 
 def score(
     section: EvaluationSection, benchmarks: Sequence[BenchmarkSet], predictions: Sequence[DatasetRef], out: Path
 ) -> EvaluationReport:
-    """Score predictions (base first, then tuned) and the trivial baselines; write ``evaluation.json`` below ``out``.
+    """Score predictions of any number of models (the base first) and the trivial baselines; write ``evaluation.json``
+    below ``out``.
 
     The report is the first benchmark's, the others' are its ``further``. Every figure carries a 95 % bootstrap interval
-    over images; differences are resampled in pairs. Raises ValueError for predictions without a stamp, with another
-    prompt than today's, or that do not cover the benchmarks.
+    over images; differences are resampled in pairs: later models against the first, and all against the baselines; a
+    single model against these alone. Raises ValueError for predictions without a stamp, with another prompt than
+    today's (those from files have none), or that do not cover the benchmarks.
     """
     first, *others = [_scored(section, benchmark, predictions) for benchmark in benchmarks]
     report = first.model_copy(update={"further": tuple(others)})
@@ -91,83 +92,55 @@ def _scored(section: EvaluationSection, benchmark: BenchmarkSet, predictions: Se
         raise ValueError(
             f"predictions of {len(predictions)} models share a name; expected distinct names, got {list(answers)}"
         )
+    tasks = {name: _tasks(section, rows) for name, rows in answers.items()}
     weights = draw_weights(len(items), section.resamples, section.seed)
-    tables = {name: scores_of(items, rows, section.tasks, section.sentence_encoder) for name, rows in answers.items()}
+    tables = {name: scores_of(items, rows, tasks[name], section.sentence_encoder) for name, rows in answers.items()}
     trivial = {
         name: scores_of(items, [baseline(item) for item in items], (task,), section.sentence_encoder)
         for name, (task, baseline) in BASELINES.items()
-        if task in section.tasks
+        if any(task in answered for answered in tasks.values())
     }
+    from_files = all(rows[0].prompt_hash == FILES for rows in answers.values())
     return EvaluationReport(
         benchmark=benchmark.name,
         benchmark_sha256=benchmark_sha256(benchmark),
-        prompt_hash=_prompt_hash(section),
+        prompt_hash=FILES if from_files else prompt_hash(section),
         n=len(items),
         n_faulty=sum(item.faulty for item in items),
         scores={name: _intervals(table, weights) for name, table in {**tables, **trivial}.items()},
         differences=_differences(tables, trivial, weights),
-        breakdown=_breakdown(section, items, answers, weights),
+        breakdown={
+            f"{name}/{group}": _intervals(table, weights)
+            for name, rows in answers.items()
+            for scores_by in (scores_by_fault, scores_by_generator)
+            for group, table in scores_by(items, rows, tasks[name]).items()
+        },
         statuses={name: _statuses(rows) for name, rows in answers.items()},
         models={name: rows[0].model_sha256 for name, rows in answers.items()},
         summary={"resamples": section.resamples, "seed": section.seed},
     )
 
 
-def _answer(
-    section: EvaluationSection,
-    vlm: LocalVlm,
-    benchmark: str,
-    batch: list[tuple[BenchmarkItem, bytes]],
-    model: CheckpointRef,
-) -> list[Prediction]:
-    images = [decode(data) for _, data in batch]
-    scores: list[float | None] = [None] * len(batch)
-    boxes, texts = [""] * len(batch), [""] * len(batch)
-    if "detection" in section.tasks:
-        asked = vlm.yes_no(images, [prompts.render(prompts.BINARY)] * len(batch))
-        scores = [None if np.isnan(value) else float(value) for value in asked]
-    if "localization" in section.tasks:
-        boxes = vlm.generate(images, [prompts.render(prompts.LOCATE_ARTIFACTS)] * len(batch), section.max_box_tokens)
-    faulty = [i for i, (item, _) in enumerate(batch) if item.faulty]
-    if "explanation" in section.tasks and faulty:
-        question = [prompts.render(prompts.DESCRIBE_ARTIFACTS)] * len(faulty)
-        told = vlm.generate([images[i] for i in faulty], question, section.max_new_tokens)
-        texts = [told[faulty.index(i)] if i in faulty else "" for i in range(len(batch))]
-    return [
-        _prediction(section, benchmark, item, vlm, model, (scores[i], boxes[i], texts[i]))
-        for i, (item, _) in enumerate(batch)
-    ]
+def _batches(benchmark: BenchmarkSet, limit: int | None, size: int) -> Iterator[list[tuple[BenchmarkItem, bytes]]]:
+    items = read_items(benchmark, limit)
+    while batch := list(itertools.islice(items, size)):
+        yield batch
 
 
 def _prediction(
-    section: EvaluationSection,
-    benchmark: str,
-    item: BenchmarkItem,
-    vlm: LocalVlm,
-    model: CheckpointRef,
-    answers: tuple[float | None, str, str],
+    section: EvaluationSection, benchmark: str, item: BenchmarkItem, model: CheckpointRef, reply: Reply
 ) -> Prediction:
-    """Parse (P(Yes), boxes, explanation) as the model gave them."""
-    probability, located, told = answers
-    status: dict[str, str] = {}
-    verdict, boxes, explanation = None, (), ""
-    if "detection" in section.tasks:
-        verdict, status["detection"] = parse_verdict(probability)
-    if "localization" in section.tasks:
-        boxes, status["localization"] = parse_boxes(located, vlm.space(item.width, item.height))
-    if "explanation" in section.tasks and item.faulty:
-        explanation, status["explanation"] = parse_explanation(told)
     return Prediction(
         benchmark=benchmark,
         item_id=item.item_id,
         model=model.name,
         model_sha256=model.sha256,
-        prompt_hash=_prompt_hash(section),
-        verdict=verdict,
-        score=probability,
-        boxes=boxes,
-        explanation=explanation,
-        status=status,
+        prompt_hash=prompt_hash(section),
+        verdict=reply.verdict,
+        score=reply.score,
+        boxes=reply.boxes,
+        explanation=reply.explanation,
+        status=reply.status,
     )
 
 
@@ -176,18 +149,26 @@ def _read(
 ) -> tuple[str, list[Prediction]]:
     """(name, predictions in the order of the items)."""
     rows = {row.record.item_id: row.record for row in read_rows(ref, Prediction) if row.record.benchmark == benchmark}
+    asked = prompt_hash(section)
     for row in rows.values():
-        if not row.model_sha256 or row.prompt_hash != _prompt_hash(section):
+        if not row.model_sha256 or row.prompt_hash not in (asked, FILES):
             raise ValueError(
                 f"{ref.uri}: prediction {row.item_id} is stamped model {row.model_sha256 or 'none'!r}, prompt "
-                f"{row.prompt_hash or 'none'!r}; expected a model digest and prompt {_prompt_hash(section)!r}; "
-                "predict again"
+                f"{row.prompt_hash or 'none'!r}; expected a model digest and prompt {asked!r}; predict again"
             )
     if missing := [item.item_id for item in items if item.item_id not in rows]:
         raise ValueError(f"{ref.uri}: no prediction for {len(missing)} of {len(items)} items (first: {missing[0]})")
-    if len(kinds := {(row.model, row.model_sha256) for row in rows.values()}) != 1:
+    if len(kinds := {(row.model, row.model_sha256, row.prompt_hash) for row in rows.values()}) != 1:
         raise ValueError(f"{ref.uri}: predictions of {len(kinds)} models in one data set; expected one")
     return next(iter(rows.values())).model, [rows[item.item_id] for item in items]
+
+
+def _tasks(section: EvaluationSection, rows: Sequence[Prediction]) -> tuple[str, ...]:
+    """What a model is scored on: all tasks, of predictions from files those that the files answer."""
+    if rows[0].prompt_hash != FILES:
+        return section.tasks
+    answered = {task for row in rows for task in row.status}
+    return tuple(task for task in section.tasks if task in answered)
 
 
 def _intervals(table: dict[str, Score], weights: np.ndarray) -> dict[str, Interval]:
@@ -197,7 +178,8 @@ def _intervals(table: dict[str, Score], weights: np.ndarray) -> dict[str, Interv
 def _differences(
     tables: dict[str, dict[str, Score]], trivial: dict[str, dict[str, Score]], weights: np.ndarray
 ) -> dict[str, dict[str, Interval]]:
-    """Every later model against the first one and against the trivial baselines, on the metrics that both have."""
+    """Every later model against the first one and against the trivial baselines, on the metrics that both have; a
+    single model against the baselines."""
     first, *later = tables
     return {
         f"{name} - {other}": {
@@ -205,21 +187,9 @@ def _differences(
             for metric, score in table.items()
             if metric in tables[name]
         }
-        for name in later
-        for other, table in ((first, tables[first]), *trivial.items())
-    }
-
-
-def _breakdown(
-    section: EvaluationSection,
-    items: Sequence[BenchmarkItem],
-    answers: dict[str, list[Prediction]],
-    weights: np.ndarray,
-) -> dict[str, dict[str, Interval]]:
-    return {
-        f"{name}/{fault}": _intervals(table, weights)
-        for name, rows in answers.items()
-        for fault, table in scores_by_fault(items, rows, section.tasks).items()
+        for name in later or [first]
+        for other, table in ({first: tables[first]} | trivial).items()
+        if other != name
     }
 
 
@@ -227,13 +197,10 @@ def _statuses(rows: Sequence[Prediction]) -> dict[str, int]:
     return dict(sorted(Counter(f"{task}:{status}" for row in rows for task, status in row.status.items()).items()))
 
 
-def _prompt_hash(section: EvaluationSection) -> str:
-    return prompts.prompt_hash(*(QUESTIONS[task] for task in section.tasks))
-
-
 def _stamp(section: EvaluationSection, model: CheckpointRef, benchmarks: Sequence[BenchmarkSet]) -> str:
     asked = section.model_dump_json(
         include={"batch_size", "max_new_tokens", "max_box_tokens", "tasks", "dtype", "limit"}
     )
     revisions = [f"{b.name}={benchmark_sha256(b)}" for b in benchmarks]
-    return stable_hash(model.sha256, _prompt_hash(section), *revisions, asked, length=16)
+    served = served_digest(section, model)
+    return stable_hash(model.sha256, prompt_hash(section), *revisions, asked, *filter(None, [served]), length=16)

@@ -92,6 +92,16 @@ def english(text: str) -> str:
     return text
 
 
+def call_of(model: str, request: Request, answer: Answer, status: str, verdict: str) -> AgentCall:
+    """The call as it is accounted for."""
+    return AgentCall(
+        key=request.key, task=request.task, prompt=f"{request.prompt.name}@{request.prompt.version}",
+        prompt_hash=request.prompt.hash, model=model, status=status, verdict=verdict,
+        tokens_in=answer.tokens_in, tokens_out=answer.tokens_out, cost=answer.cost, cached=answer.cached,
+        attempts=answer.attempts, seconds=round(answer.seconds, 4),
+    )  # fmt: skip
+
+
 def _outcome(vlm: Vlm, request: Request, answer: Answer, read: Callable[[str], T]) -> Outcome[T]:
     value: T | None = None
     error = answer.error
@@ -106,12 +116,7 @@ def _outcome(vlm: Vlm, request: Request, answer: Answer, read: Callable[[str], T
     chance = answer.probability
     if chance is None and isinstance(value, bool):
         chance = float(value)
-    call = AgentCall(
-        key=request.key, task=request.task, prompt=f"{request.prompt.name}@{request.prompt.version}",
-        prompt_hash=request.prompt.hash, model=vlm.name, status=status, verdict=_brief(value, chance),
-        tokens_in=answer.tokens_in, tokens_out=answer.tokens_out, cost=answer.cost, cached=answer.cached,
-        attempts=answer.attempts, seconds=round(answer.seconds, 4),
-    )  # fmt: skip
+    call = call_of(vlm.name, request, answer, status, _brief(value, chance))
     return Outcome(value, error, call, None if value is None else chance)
 
 
@@ -143,5 +148,9 @@ def _brief(value: Any, chance: float | None) -> str:
         return ""
     if isinstance(value, bool):
         return f"{'yes' if value else 'no'}, P(yes) {chance:.3f}"
-    text = json.dumps(value.model_dump(mode="json")) if isinstance(value, BaseModel) else str(value)
+    return brief(json.dumps(value.model_dump(mode="json")) if isinstance(value, BaseModel) else str(value))
+
+
+def brief(text: str) -> str:
+    """The beginning of an answer, for the account."""
     return text if len(text) <= _BRIEF else f"{text[: _BRIEF - 3]}..."

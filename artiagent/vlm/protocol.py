@@ -14,7 +14,10 @@ import numpy as np
 from artiagent.instruction.coordinates import CoordinateSpace
 from artiagent.vlm.prompt import Prompt
 
-Task = Literal["vocabulary", "presence", "judge", "label", "local", "global", "caption"]
+Task = Literal[
+    "vocabulary", "presence", "judge", "label", "local", "global", "caption",
+    "detection", "localization", "explanation",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -22,7 +25,7 @@ class Request:
     """One call of an agent.
 
     Args:
-        task: which agent asks.
+        task: which agent asks, or which task of a benchmark it is.
         prompt: what a model reads, with its version and the JSON schema of the answer, if it has one.
         images: uint8 [H, W, 3] each, in the order in which the prompt speaks of them; sizes may differ.
         key: what the call is about (a source or job id), for the account and the trace.

@@ -1,4 +1,4 @@
-"""One POST to a server, and the thread on whose event loop all of them run.
+"""One request to a server, and the thread on whose event loop all of them run.
 
 Knows HTTP, timeouts and the key: it is read from the environment when it is sent, and cut out of everything that comes
 back. Redirects are not followed, so that it goes to nobody else. Does not know retries or what a body says.
@@ -66,10 +66,16 @@ class Endpoint:
 
     async def post(self, session: aiohttp.ClientSession, body: Mapping[str, Any]) -> Response:
         """Send and read to the end. Raises Unreachable, Lost, and VlmUnavailable for a key that cannot be sent."""
-        data = json.dumps(body).encode()
+        return await self._send(session, "POST", self._url, json.dumps(body).encode())
+
+    async def get(self, session: aiohttp.ClientSession, path: str) -> Response:
+        """``base_url``/path; raises as `post`."""
+        return await self._send(session, "GET", f"{self.base_url}/{path}", None)
+
+    async def _send(self, session: aiohttp.ClientSession, method: str, url: str, data: bytes | None) -> Response:
         try:
-            async with session.post(
-                self._url, data=data, headers=self._headers(), timeout=self._timeout, allow_redirects=False
+            async with session.request(
+                method, url, data=data, headers=self._headers(), timeout=self._timeout, allow_redirects=False
             ) as response:
                 raw = await response.read()
                 wait = retry_after(response.headers.get("Retry-After"))

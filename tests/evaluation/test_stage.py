@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from artiagent.config import BenchmarkSet, EvaluationSection
 from artiagent.evaluation.benchmarks import read_truth
+from artiagent.evaluation.files import FILES, predict_from_files
+from artiagent.evaluation.runners import LocalRunner, Reply
 from artiagent.evaluation.stage import REPORT, predict, score
 from artiagent.instruction import prompts
 from artiagent.records import CheckpointRef, DatasetRef, EvaluationReport, Prediction
 from artiagent.store import DatasetWriter, Row, read_rows
+from tests.evaluation.conftest import bench_rows
 
 SECTION = EvaluationSection(batch_size=4, threads=1, device="cpu", max_new_tokens=8, max_box_tokens=8, resamples=200)
 STAMP = prompts.prompt_hash(prompts.BINARY, prompts.LOCATE_ARTIFACTS, prompts.DESCRIBE_ARTIFACTS)
@@ -44,17 +50,15 @@ def test_a_real_model_answers_every_item_and_resumes(
         assert 0 < row.score < 1 and row.verdict == (row.score >= 0.5)
         assert ("explanation" in row.status) == (int(key[-1]) % 2 == 0)
 
-    from artiagent.evaluation import stage
+    replies, calls = LocalRunner.replies, []
 
-    answer, calls = stage._answer, []
-
-    def dies_in_the_second_batch(*given: object) -> list[Prediction]:
+    def dies_in_the_second_batch(self: LocalRunner, *given: object) -> Iterator[Reply]:
         calls.append(len(calls))
         if len(calls) == 2:
             raise KeyboardInterrupt
-        return answer(*given)
+        return replies(self, *given)
 
-    monkeypatch.setattr(stage, "_answer", dies_in_the_second_batch)
+    monkeypatch.setattr(LocalRunner, "replies", dies_in_the_second_batch)
     with pytest.raises(KeyboardInterrupt):
         predict(SECTION, tiny_vlm, [benchmark], tmp_path / "killed", "tiny")
     resumed = predict(SECTION, tiny_vlm, [benchmark], tmp_path / "killed", "tiny")
@@ -130,3 +134,47 @@ def test_one_class_benchmarks_have_no_detection_score(benchmark: BenchmarkSet, t
     report = score(SECTION.model_copy(update={"limit": 1}), [benchmark], [oracle(benchmark, tmp_path / "p")], tmp_path)
     assert "accuracy" not in report.scores["oracle"] and report.scores["oracle"]["iou"].value == 1
     assert json.loads((tmp_path / REPORT).read_text())["n"] == 1
+
+
+def test_a_single_model_is_compared_with_the_baselines(benchmark: BenchmarkSet, tmp_path: Path) -> None:
+    report = score(SECTION, [benchmark], [oracle(benchmark, tmp_path / "p")], tmp_path)
+    assert set(report.differences) == {
+        f"oracle - {other}" for other in ("always_yes", "whole_image", "centre_box", "fixed_sentence")
+    }
+    assert report.differences["oracle - whole_image"]["iou"].value == pytest.approx(1 - 32 * 32 / 128**2)
+
+
+def test_any_number_of_models_share_a_table(benchmark: BenchmarkSet, tmp_path: Path) -> None:
+    """Also such as come from files: they are scored on what their files answer."""
+    table = tmp_path / "heat.jsonl"
+    lines = [{"item_id": f"item-{k}", "boxes": [[16, 16, 48, 48]] if k < 4 else []} for k in range(6)]
+    table.write_text("\n".join(map(json.dumps, lines)))
+    from_file = predict_from_files([benchmark], "heat", table, 0.3, tmp_path / "f")
+    rows = [oracle(benchmark, tmp_path / name, name) for name in ("one", "two", "three")]
+    report = score(SECTION, [benchmark], [*rows, from_file], tmp_path)
+    assert list(report.scores)[:4] == ["one", "two", "three", "heat"] == list(report.models)
+    assert report.scores["heat"]["iou"].value == pytest.approx(2 / 3) and "accuracy" not in report.scores["heat"]
+    assert report.statuses["heat"] == {"localization:empty": 2, "localization:ok": 4}
+    assert report.prompt_hash == STAMP and report.differences["three - one"]["iou"].value == 0
+    alone = score(SECTION, [benchmark], [from_file], tmp_path)
+    assert alone.prompt_hash == FILES and set(alone.scores) == {"heat", "whole_image", "centre_box"}
+
+
+def test_every_status_is_in_the_report(benchmark: BenchmarkSet, tmp_path: Path) -> None:
+    failed = {"detection": "error", "localization": "wrong_space", "explanation": "refused"}
+    rows = oracle(benchmark, tmp_path / "p", verdict=None, score=None, boxes=(), explanation="", status=failed)
+    report = score(SECTION, [benchmark], [rows], tmp_path)
+    assert report.statuses["oracle"] == {f"{task}:{status}": 6 for task, status in failed.items()}
+    assert report.scores["oracle"]["accuracy"].value == 0 == report.scores["oracle"]["iou"].value
+
+
+def test_the_breakdown_is_by_fault_and_by_generator(tmp_path: Path) -> None:
+    rows = [row | {"generator": ("flux", "sdxl")[k // 2 % 2]} for k, row in enumerate(bench_rows(8))]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "b.parquet")
+    benchmark = BenchmarkSet(name="drawn", path=str(tmp_path / "b.parquet"))
+    assert {item.generator for item in read_truth(benchmark)} == {"flux", "sdxl"}
+    report = score(SECTION, [benchmark], [oracle(benchmark, tmp_path / "p")], tmp_path)
+    assert set(report.breakdown) == {
+        "oracle/duplication", "oracle/omission", "oracle/generator:flux", "oracle/generator:sdxl",
+    }  # fmt: skip
+    assert report.breakdown["oracle/generator:flux"]["recall"].n == 2
