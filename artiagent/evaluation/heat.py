@@ -39,8 +39,7 @@ def heat_mask(heat: np.ndarray, threshold: float) -> np.ndarray:
 def resize_nearest(array: np.ndarray, height: int, width: int) -> np.ndarray:
     """Array [H, W] at another size, every pixel that of the nearest centre. Commutes with thresholding."""
     rows, columns = (
-        ((np.arange(new) + 0.5) * old / new).astype(np.int64)
-        for new, old in zip((height, width), array.shape, strict=True)
+        (2 * np.arange(new) + 1) * old // (2 * new) for new, old in zip((height, width), array.shape, strict=True)
     )
     return array[rows[:, None], columns]
 
