@@ -58,8 +58,10 @@ def run_all(
     jobs = [_job(spec, sets[spec.data], base, home) for spec in section.runs]
     asked = section.evaluation.model_copy(update={"tasks": ("detection", "localization", "explanation")})
     answers = predict(asked, base, [benchmark], _answers(home / "base" / base.sha256[:20], asked, benchmark), "base")
-    finished = ordered_map(_prepare, (base, benchmark, section.evaluation), jobs, section.workers)
-    runs = tuple(tqdm(finished, "study", total=len(jobs), unit="run"))
+    longest = sorted(range(len(jobs)), key=lambda k: -(jobs[k].spec.instruction.pairs or 0))  # none ends alone
+    finished = ordered_map(_prepare, (base, benchmark, section.evaluation), [jobs[k] for k in longest], section.workers)
+    made = dict(zip(longest, tqdm(finished, "study", total=len(jobs), unit="run"), strict=True))
+    runs = tuple(made[k] for k in range(len(jobs)))
     found = StudyRuns(base=answers, runs=runs)
     write_atomic(out / INDEX, found.model_dump_json(indent=1).encode())
     digest = stable_hash(answers.digest, *(run.predictions.digest for run in runs), length=64)

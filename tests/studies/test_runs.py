@@ -11,6 +11,7 @@ import pytest
 
 from artiagent.checkpoints import checkpoint_ref
 from artiagent.config import BenchmarkSet, EvaluationSection, InstructionSection, SftSection, SftStage
+from artiagent.instruction.conversations import build_conversations
 from artiagent.nano.artibench import write_artibench
 from artiagent.nano.drawn_pairs import write_drawn_pairs
 from artiagent.nano.vl_model import build_model, build_processor, build_tokenizer, save_model
@@ -70,19 +71,19 @@ def world(tmp_path_factory: pytest.TempPathFactory):
 
 
 def test_a_kill_costs_the_run_under_way_and_no_finished_one(world: World, tmp_path: Path) -> None:
-    planned = [spec(4), spec(4, seed=1), spec(8)]
-    world.stop_at = 3
+    planned = [spec(4), spec(4, seed=1)]
+    world.stop_at = 2
     with pytest.raises(KeyboardInterrupt):
         world.run(tmp_path, *planned)
-    assert world.trained == 2
+    assert world.trained == 1
     world.stop_at = 0
     found = world.run(tmp_path, *planned)
     assert world.trained == 1
     undisturbed = world.run(tmp_path / "other", *planned)
-    assert world.trained == 3
+    assert world.trained == 2
     assert undisturbed.digest == found.digest
     runs = read_runs(found)
-    assert [run.pairs for run in runs.runs] == [4, 4, 8]
+    assert [run.pairs for run in runs.runs] == [4, 4]
     assert runs.runs[0].model.sha256 != runs.runs[1].model.sha256
     assert all(run.predictions.rows == 4 for run in runs.runs) and runs.base.rows == 4
 
@@ -97,9 +98,11 @@ def test_another_question_asks_the_models_that_are_there(world: World, tmp_path:
 
 
 def test_subsets_are_nested_and_balanced(world: World, tmp_path: Path) -> None:
-    found = read_runs(world.run(tmp_path, spec(4), spec(8), spec(12), spec(4, turns=("binary",))))
     tools = {row.key: row.record.faults[0].injection.tool for row in read_rows(world.pairs.curated, Pair, ())}
-    chosen = [{row.record.pair_id for row in read_rows(run.conversations, Conversation, ())} for run in found.runs]
+    chosen = []
+    for k, planned in enumerate((spec(4), spec(8), spec(12), spec(4, turns=("binary",)))):
+        made = build_conversations(planned.instruction, *world.pairs, tmp_path / str(k))
+        chosen.append({row.record.pair_id for row in read_rows(made, Conversation, ())})
     assert [len(pairs) for pairs in chosen] == [4, 8, 12, 4]
     assert chosen[0] < chosen[1] < chosen[2]
     assert chosen[3] == chosen[0]  # other turns, the same pairs
