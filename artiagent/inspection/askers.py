@@ -58,8 +58,9 @@ class InProcess:
         texts = [prompt.text for prompt in prompts]
         if not yes_no:
             return [Answer(text) for text in self._vlm.generate(images, texts, max_tokens)]
-        chances = self._vlm.yes_no(images, texts, self._verdicts)
-        return [Answer(self._verdicts[chance < 0.5], probability=float(chance)) for chance in chances]
+        yes, no = self._verdicts
+        chances = self._vlm.yes_no(images, texts, self._verdicts).tolist()
+        return [Answer(yes if chance >= 0.5 else no, probability=chance) for chance in chances]
 
 
 def open_asker(model: CheckpointRef, section: EvaluationSection, served: Served | None = None) -> Asker:
