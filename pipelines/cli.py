@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import yaml
 
@@ -212,15 +212,21 @@ def list_runs(arguments: argparse.Namespace) -> int:
 
 
 def compare_runs(arguments: argparse.Namespace) -> int:
-    """What differs between two runs."""
+    """What differs between runs, and their models' scores image by image."""
     prepare()
+    from pipelines.compared import mlflow_link, paired_scores, text
     from pipelines.runs import compare
 
-    differences = compare(arguments.a, arguments.b)
-    for topic, rows in differences.items():
-        print(f"{topic}: {'equal' if not rows else ''}")
-        for key, (left, right) in rows.items():
-            print(f"  {key:<34} {_short(left):<40} {_short(right)}")
+    asked = vars(arguments)  # two runs at least
+    names = [arguments.a, arguments.b, *asked.get("more", [])]
+    differences, paired, link = compare(*names), paired_scores(names), mlflow_link(names)
+    if asked.get("json"):
+        scores = [found.model_dump(mode="json") for found in paired]
+        print(json.dumps({"runs": names, "differences": differences, "paired": scores, "mlflow": link}, indent=1))
+        return 0
+    print(text(names, differences, paired))
+    if link:
+        print(f"\nin MLflow ('make ui'): {link}")
     return 0
 
 
@@ -274,8 +280,3 @@ def ui(arguments: argparse.Namespace) -> int:
 
 def _near(folder: Path) -> Path:
     return folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
-
-
-def _short(value: Any) -> str:
-    text = "-" if value is None else str(value)
-    return text if len(text) <= 38 else f"{text[:35]}..."

@@ -117,19 +117,23 @@ def load_config_tree(name: str) -> dict[str, Any]:
     return yaml.safe_load((runs_dir() / name / CONFIG).read_text())["parameters"]["config"]
 
 
-def compare(a: str, b: str) -> dict[str, dict[str, tuple[Any, Any]]]:
-    """What differs between two runs, by topic: configuration, inputs, sources, stages' digests, scores."""
-    left, right = load_run(a), load_run(b)
+def compare(*names: str) -> dict[str, dict[str, tuple[Any, ...]]]:
+    """What differs between runs, by topic: configuration, inputs, sources, stages' digests, scores; one value a run."""
+    records = [load_run(name) for name in names]
     tables = {
-        "configuration": (_flat(load_config_tree(a)), _flat(load_config_tree(b))),
-        "inputs": (left.inputs, right.inputs),
-        "sources": (left.sources, right.sources),
-        "digests": ({k: s.digest for k, s in left.stages.items()}, {k: s.digest for k, s in right.stages.items()}),
-        "scores": (_scores(a), _scores(b)),
+        "configuration": [_flat(load_config_tree(name)) for name in names],
+        "inputs": [record.inputs for record in records],
+        "sources": [record.sources for record in records],
+        "digests": [{k: s.digest for k, s in record.stages.items()} for record in records],
+        "scores": [_scores(name) for name in names],
     }
     return {
-        topic: {k: (x.get(k), y.get(k)) for k in sorted(x.keys() | y.keys()) if x.get(k) != y.get(k)}
-        for topic, (x, y) in tables.items()
+        topic: {
+            key: values
+            for key in sorted(set().union(*columns))
+            if len(set(map(repr, values := tuple(column.get(key) for column in columns)))) > 1
+        }
+        for topic, columns in tables.items()
     }
 
 

@@ -1,14 +1,31 @@
 import subprocess
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
-from artiagent.config import Config
+from artiagent.config import BenchmarkSet, Config
+from artiagent.evaluation.benchmarks import benchmark_sha256
+from artiagent.images import encode
 from pipelines.environment import prepare
 
 prepare()
 
+from artiagent.records import Prediction  # noqa: E402
+from artiagent.store import DatasetWriter, Row, dataset_dir  # noqa: E402
 from pipelines import reproduce  # noqa: E402
-from pipelines.runs import RunRecord, StageResult, identify, load_run, working_diff  # noqa: E402
+from pipelines.compared import mlflow_link, paired_scores, text  # noqa: E402
+from pipelines.runs import (  # noqa: E402
+    RunRecord,
+    StageResult,
+    compare,
+    identify,
+    load_run,
+    open_run,
+    save,
+    working_diff,
+)
 
 
 @pytest.fixture
@@ -109,3 +126,72 @@ def test_every_digest_is_compared(change, code, line, capsys):
 def test_unknown_run_is_named():
     with pytest.raises(ValueError, match="run 'nano-x': not found"):
         load_run("nano-x")
+
+
+N = 60
+
+
+@pytest.fixture
+def measured_runs(tmp_path, monkeypatch):
+    """Three finished runs, 40, 41 and 58 of 60 answers right; their answers lie in the store."""
+    monkeypatch.setenv("ARTIAGENT_HOME", str(tmp_path))
+    root = tmp_path / "checkout"
+    root.mkdir()
+    (root / "requirements.lock").write_text("a==1\n")
+    image = encode(np.zeros((16, 16, 3), dtype=np.uint8))
+    rows = [
+        {"id": f"i{k}", "image": image, "has_artifacts": k % 2 == 0, "bboxes": [], "explanation": ""} for k in range(N)
+    ]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "bench.parquet")
+    benchmark = BenchmarkSet(name="bench", path=str(tmp_path / "bench.parquet"))
+    names = []
+    for right in (40, 41, 58):
+        config = Config.model_validate(
+            {
+                "profile": "compared", "sft": {"seed": right}, "evaluation": {"resamples": 300},
+                "inputs": {"benchmarks": [benchmark.model_dump()]},
+            }
+        )  # fmt: skip
+        digests = {"benchmark:bench": benchmark_sha256(benchmark)}
+        record = open_run(config, digests, (), {}, root)
+        writer = DatasetWriter(dataset_dir("predictions-tuned", str(right)), "predictions")
+        answers = [k % 2 == 0 if k < right else k % 2 == 1 for k in range(N)]
+        writer.write("a", [Row(f"bench/i{k}", prediction(f"i{k}", str(right), a)) for k, a in enumerate(answers)])
+        stages = {
+            "finetune": StageResult(digest=str(right), cached=False),
+            "evaluate_tuned": StageResult(digest=writer.finish().digest, cached=False),
+        }
+        save(record.model_copy(update={"stages": stages}))
+        names.append(record.name)
+    return names
+
+
+def prediction(item, sha, verdict):
+    return Prediction(
+        benchmark="bench", item_id=item, model="tuned", model_sha256=sha, prompt_hash="p", verdict=verdict,
+        score=float(verdict),
+    )  # fmt: skip
+
+
+def test_several_runs_are_compared_image_by_image(measured_runs):
+    first, second, third = measured_runs
+    topics = compare(*measured_runs)
+    assert topics["configuration"]["sft.seed"] == (40, 41, 58)
+    assert topics["inputs"] == {}
+    (found,) = paired_scores(measured_runs)
+    assert (found.n, set(found.differences)) == (N, {second, third})
+    little, much = (found.differences[name]["accuracy"] for name in (second, third))
+    assert little.value == pytest.approx(1 / N)
+    assert little.low == 0
+    assert much.low > 0.1
+    said = text(measured_runs, topics, [found])
+    assert said.count("is better") == said.count(f"{third} is better") > 0
+    assert mlflow_link(measured_runs) is None  # none of them was tracked
+
+
+def test_runs_that_cannot_be_compared_say_why(measured_runs, tmp_path):
+    rows = pq.read_table(tmp_path / "bench.parquet").slice(0, N - 1)
+    pq.write_table(rows, tmp_path / "bench.parquet")
+    (found,) = paired_scores(measured_runs)
+    assert "its files are" in found.note and not found.differences
+    assert "not compared: benchmark 'bench' was" in text(measured_runs, {}, [found])
