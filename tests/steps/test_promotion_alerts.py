@@ -124,7 +124,7 @@ def breaks() -> None:
     on_failure=on_failure,
     enable_pipeline_logs=False,
     execution_mode=ExecutionMode.FAIL_FAST,
-)
+)  # fmt: skip
 def failing() -> None:
     breaks()
 
