@@ -162,9 +162,15 @@ class AttentionReport(Record):
 
 def coverage(region: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
     """Share of each cell that a bool mask [H, W] covers, float64 [rows, columns]; area-exact."""
-    rows, columns = grid
-    pooled = Image.fromarray(region.astype(np.float32)).resize((columns, rows), Image.Resampling.BOX)
-    return np.asarray(pooled, dtype=np.float64)
+    rows, columns = (_overlaps(cells, pixels) for cells, pixels in zip(grid, region.shape, strict=True))
+    return rows @ region.astype(np.float64) @ columns.T
+
+
+def _overlaps(cells: int, pixels: int) -> np.ndarray:
+    """Share of each of ``cells`` equal intervals that each of ``pixels`` takes, float64 [cells, pixels]."""
+    edges, start = np.linspace(0, pixels, cells + 1)[:, None], np.arange(pixels)
+    shared = np.minimum(edges[1:], start + 1) - np.maximum(edges[:-1], start)
+    return np.clip(shared, 0, None) * cells / pixels
 
 
 def share_inside(heat: np.ndarray, region: np.ndarray) -> float:

@@ -19,6 +19,7 @@ from artiagent.checkpoints import model_name
 from artiagent.config import BenchmarkSet
 from artiagent.evaluation.benchmarks import BenchmarkItem, benchmark_sha256, read_truth
 from artiagent.evaluation.found import EvaluatedModel, evaluations, read_evaluation
+from artiagent.orchestration import REGISTERED
 from artiagent.records import EvaluationReport, Prediction
 from artiagent.store import MANIFEST, StoreError, checkout, home, read_rows
 
@@ -133,9 +134,11 @@ def _evaluated(folder: Path) -> Source:
 
 
 def _shown(model: EvaluatedModel) -> str:
-    if model.kind in ("folder", "hub"):
+    if model.kind == "folder":
+        return Path(model.location).name
+    if model.kind == "hub":
         return model_name(model.location)
-    return model.location.removeprefix("models:/") if model.kind == "registry" else model.name
+    return model.location.removeprefix(REGISTERED) if model.kind == "registry" else model.name
 
 
 def _summaries(runs: Path) -> list[Path]:

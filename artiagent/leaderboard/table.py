@@ -19,7 +19,7 @@ LABELS = {
 WIDTH = 120
 NAME, CELL, UNREAD = 29, 16, 6  # widths of the terminal's columns; a difference has a sign more
 IN_TERMINAL = ("macro_f1", "auroc", "iou", "rouge_l", "pixel_f1")  # beside the metric that the table is sorted by
-FINE = ("ok", "empty")  # statuses of answers that could be read
+FINE = ("ok", "empty", "too_many")  # statuses of answers that could be read
 
 
 class Cell(NamedTuple):
@@ -86,14 +86,14 @@ def unreadable(row: Standing) -> int:
 
 
 def text(board: Board) -> str:
-    """What the command prints; no line is wider than ``WIDTH``."""
+    """What the command prints; no line of a table is wider than ``WIDTH``."""
     lines: list[str] = []
     for table in board.tables:
-        lines += [*_text(table), ""]
+        lines += [*map(_clip, _text(table)), ""]
     lines += board.notes
     if lone := sorted({table.benchmark for table in board.tables if not table.published}):
         lines.append(f"{paper_table().source} is about other images than {', '.join(lone)}: not shown beside them.")
-    return "\n".join(_clip(line) for line in lines)
+    return "\n".join(lines)
 
 
 def _text(table: Table) -> Iterator[str]:

@@ -18,6 +18,7 @@ from artiagent.evaluation.benchmarks import BenchmarkItem, read_items, read_trut
 from artiagent.evaluation.metrics import pixel_overlap
 from artiagent.grid import union_mask
 from artiagent.images import data_uri, decode, encode, scaled
+from artiagent.leaderboard.table import FINE
 from artiagent.records import Box, Mask, Prediction, stable_hash
 
 CLEAN, FAULTY = "clean", "faulty"
@@ -145,7 +146,7 @@ def _drawn(boxes: Sequence[Box], mask: Mask | None, width: int, height: int) -> 
 
 
 def _answer(item: BenchmarkItem, model: str, row: Prediction) -> dict[str, Any]:
-    outcome, right = OUTCOMES[item.faulty, row.verdict]
+    outcome, right = _outcome(item, row)
     overlap = None
     if item.localizable:
         overlap = pixel_overlap(item.truth(), _region(item, row))[0]
@@ -158,8 +159,15 @@ def _answer(item: BenchmarkItem, model: str, row: Prediction) -> dict[str, Any]:
         "iou": overlap,
         "drawn": _drawn(row.boxes, row.mask, item.width, item.height),
         "explanation": row.explanation,
-        "unread": sorted(task for task, status in row.status.items() if status not in ("ok", "empty")),
+        "unread": sorted(task for task, status in row.status.items() if status not in FINE),
     }
+
+
+def _outcome(item: BenchmarkItem, row: Prediction) -> tuple[str, bool | None]:
+    """What became of the verdict; None where the model is not asked for one (heat maps from files)."""
+    if row.verdict is None and "detection" not in row.status:
+        return "gives no verdict", None
+    return OUTCOMES[item.faulty, row.verdict]
 
 
 def _region(item: BenchmarkItem, row: Prediction) -> np.ndarray:
@@ -172,5 +180,6 @@ def _tally(
 ) -> dict[str, Any]:
     """Right verdicts among the strips beside those on the whole benchmark: whether the draw flatters the model."""
     shown = [answer["right"] for strip in made for answer in strip["answers"] if answer["model"] == model]
-    known = [OUTCOMES[item.faulty, rows[item.item_id].verdict][1] for item in items if item.item_id in rows]
-    return {"model": model, "right": sum(shown), "shown": len(shown), "all_right": sum(known), "all": len(known)}
+    every = [_outcome(item, rows[item.item_id])[1] for item in items if item.item_id in rows]
+    shown, every = ([right for right in rights if right is not None] for rights in (shown, every))
+    return {"model": model, "right": sum(shown), "shown": len(shown), "all_right": sum(every), "all": len(every)}
