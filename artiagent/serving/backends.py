@@ -51,10 +51,14 @@ def program(backend: Backend) -> str | None:
     return str(beside) if beside.is_file() else shutil.which(backend)
 
 
-def require(backend: Backend) -> None:
-    """Raises ValueError with the way to install what is missing."""
+def prepare(backend: Backend) -> None:
+    """What has to be there before a start. Raises ValueError with the way to install what is missing."""
     if program(backend) is None:
         raise ValueError(f"--backend {backend}: not installed here; {_HINTS[backend]}")
+    if backend == "transformers":  # it lists the hub's cache when it is asked for its models, and fails without one
+        from huggingface_hub.constants import HF_HUB_CACHE
+
+        Path(HF_HUB_CACHE).mkdir(parents=True, exist_ok=True)
 
 
 def _transformers(model: CheckpointRef, section: EvaluationSection) -> list[str]:

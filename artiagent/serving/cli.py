@@ -6,8 +6,12 @@ import argparse
 import shlex
 import sys
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from artiagent.orchestration import open_model
+
+if TYPE_CHECKING:
+    from artiagent.config import EvaluationSection
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 BACKENDS = ("transformers", "vllm")
@@ -42,11 +46,11 @@ def serve(arguments: argparse.Namespace) -> int:
     if arguments.check:
         return _check(arguments.check, section.evaluation)
     from artiagent.serving.address import address
-    from artiagent.serving.backends import Listen, command_line, require
+    from artiagent.serving.backends import Listen, command_line, prepare
     from artiagent.serving.process import require_free, run_server
 
     if not arguments.dry_run:
-        require(arguments.backend)
+        prepare(arguments.backend)
         require_free(arguments.host, arguments.port)
     model = open_model(arguments.model or f"models:/{section.registry.vlm_name}@champion")
     command = command_line(arguments.backend, model, section.evaluation, Listen(arguments.host, arguments.port))
@@ -68,7 +72,7 @@ def serve(arguments: argparse.Namespace) -> int:
     return run_server(command, url, announce)
 
 
-def _check(url: str, section: object) -> int:
+def _check(url: str, section: EvaluationSection) -> int:
     from artiagent.serving.check import check_server
 
     health = check_server(url, section.vlm)
