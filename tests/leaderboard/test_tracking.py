@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import mlflow
 import pytest
 
 from artiagent.cli import main
-from steps.tracking import connect, log_leaderboard, tracking_uri
+from steps.tracking import connect, experiment, log_leaderboard
 
 
 @pytest.fixture(autouse=True)
@@ -23,8 +22,7 @@ def test_the_same_figures_are_one_run(tmp_path):
     assert log_leaderboard(client, "nano", table, tmp_path / "out") == run
     assert log_leaderboard(client, "nano", {**table, "value": [0.1, 0.3]}, tmp_path / "out") != run
     assert "leaderboard.csv" in {file.path for file in client.list_artifacts(run)}
-    mlflow.set_tracking_uri(tracking_uri())
-    loaded = mlflow.load_table("leaderboard-table.json", run_ids=[run])
+    loaded = client.load_table(experiment(client, "nano"), "leaderboard-table.json", run_ids=[run])
     assert loaded["model"].tolist() == ["a", "b"] and loaded["value"].tolist() == [0.1, 0.25]
 
 
