@@ -12,6 +12,7 @@ import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -159,20 +160,14 @@ def sentence_similarity(references: Sequence[str], answers: Sequence[str], encod
     Raises ValueError for a sentence-transformers folder that pools otherwise: its embeddings would be other ones.
     """
     import torch
-    from transformers import AutoModel, AutoTokenizer
 
-    folder = locate(encoder)
-    longest = _check_pooling(folder)
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    model = AutoModel.from_pretrained(folder, use_safetensors=True).eval()
-    longest = min(longest or tokenizer.model_max_length, model.config.max_position_embeddings)
+    tokenizer, model, longest = _encoder(locate(encoder))
 
     def embed(texts: Sequence[str]) -> torch.Tensor:
         rows = []
         for start in range(0, len(texts), 32):
-            batch = tokenizer(
-                list(texts[start : start + 32]), padding=True, truncation=True, max_length=longest, return_tensors="pt"
-            )
+            some = list(texts[start : start + 32])
+            batch = tokenizer(some, padding=True, truncation=True, max_length=longest, return_tensors="pt")
             with torch.inference_mode():
                 hidden = model(**batch).last_hidden_state
             mask = batch["attention_mask"][..., None].to(hidden.dtype)
@@ -181,6 +176,17 @@ def sentence_similarity(references: Sequence[str], answers: Sequence[str], encod
 
     cosine = (embed(references) * embed([a or " " for a in answers])).sum(1).numpy().astype(np.float64)
     return np.where([bool(a.strip()) for a in answers], cosine, 0.0)
+
+
+@functools.lru_cache(maxsize=1)
+def _encoder(folder: Path) -> tuple[Any, Any, int]:
+    """(tokenizer, model, longest sequence in tokens)."""
+    from transformers import AutoModel, AutoTokenizer
+
+    stated = _check_pooling(folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model = AutoModel.from_pretrained(folder, use_safetensors=True).eval()
+    return tokenizer, model, min(stated or tokenizer.model_max_length, model.config.max_position_embeddings)
 
 
 def _check_pooling(folder: Path) -> int | None:
