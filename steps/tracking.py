@@ -186,9 +186,10 @@ def log_study(
         if find_run(client, experiment_id, table.name, f"model {title}") is not None:
             continue
         tags = {MLFLOW_PARENT_RUN_ID: parent, "artiagent.rows": " ".join(names)}
-        made = _create(client, experiment_id, table.name, f"model {title}", tags, run.seconds, title)
+        made = _create(client, experiment_id, table.name, f"model {title}", tags, run.seconds or 0.0, title)
         metrics = {metric: values[k] for _, row, k in rows for metric, values in row.seeds.items()}
-        facts = {"pairs": run.pairs, "sources": run.sources, "seconds": run.seconds}
+        facts = {"pairs": run.pairs, "sources": run.sources}
+        facts |= {"seconds": run.seconds} if run.seconds is not None else {}
         _log(client, made, flatten(spec.model_dump(mode="json")), metrics | facts, {"model": run.model.sha256})
         for batch in _batches(_curves(run.model)):
             client.log_batch(made, metrics=batch)

@@ -17,7 +17,7 @@ class StudyRun(Record):
     conversations: DatasetRef
     model: CheckpointRef
     predictions: DatasetRef
-    seconds: float  # of training and answering, as the machine was loaded
+    seconds: float | None  # of training and answering, as the machine was loaded; None of a run that was resumed
 
 
 class StudyRuns(Record):

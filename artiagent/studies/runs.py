@@ -94,7 +94,7 @@ def _prepare(base: CheckpointRef, benchmark: BenchmarkSet, evaluation: Evaluatio
         finished = answers.with_suffix(".json")
         if finished.is_file():
             return StudyRun.model_validate_json(finished.read_text())
-        started = time.monotonic()
+        started, resumed = time.monotonic(), job.folder.exists()
         model = finetune(job.spec.sft, job.conversations, base, job.folder / "model")
         predictions = predict(section, model, [benchmark], answers, job.folder.name)
         records = [row.record for row in read_rows(job.conversations, Conversation, ())]
@@ -102,7 +102,7 @@ def _prepare(base: CheckpointRef, benchmark: BenchmarkSet, evaluation: Evaluatio
             pairs=len({one.pair_id for one in records if one.split == "train"}),
             sources=len({one.source_id for one in records if one.split == "train"}),
             conversations=job.conversations, model=model, predictions=predictions,
-            seconds=round(time.monotonic() - started, 1),
+            seconds=None if resumed else round(time.monotonic() - started, 1),
         )  # fmt: skip
         write_atomic(finished, made.model_dump_json(indent=1).encode())
         return made

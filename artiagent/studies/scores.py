@@ -157,9 +157,10 @@ def _group(
 
 def _row(row: StudyRow, judged: Judged, group: StudyGroup, runs: Sequence[StudyRun], scores: Scores) -> RowResult:
     each = [judged.scores(run.predictions, group.tasks) for run in runs]
+    seconds = [run.seconds for run in runs if run.seconds is not None]
     return RowResult(
         name=row.name, set=row.set, faults=row.faults, note=row.note, pairs=runs[0].pairs, sources=runs[0].sources,
-        seconds=round(float(np.mean([run.seconds for run in runs])), 1), figures=_figures(scores),
+        seconds=round(float(np.mean(seconds)), 1) if seconds else None, figures=_figures(scores),
         seeds={metric: tuple(one[metric].value for one in each) for metric in scores if metric in LABELS},
         by_fault=_by_fault(scores), differences={}, gains={},
     )  # fmt: skip

@@ -25,7 +25,7 @@ class RowResult(Record):
     note: str = ""
     pairs: int  # trained on
     sources: int  # that they come from
-    seconds: float  # of training and answering, mean over the seeds, as the machine was loaded
+    seconds: float | None  # of training and answering, mean over undisturbed runs, as the machine was loaded
     figures: Figures  # metric -> value; intervals over images and seeds
     seeds: dict[str, tuple[float, ...]]  # metric -> value of every seed
     by_fault: Figures  # fault type -> recall at 10 % false alarms
@@ -151,7 +151,7 @@ def comma_separated(table: StudyTable) -> str:
         for row in group.rows:
             for metric, found in row.figures.items():
                 seeds = " ".join(f"{value:.6g}" for value in row.seeds[metric])
-                facts = (group.name, row.name, row.faults, row.pairs, row.sources, row.seconds)
+                facts = (group.name, row.name, row.faults, row.pairs, row.sources, row.seconds or "")
                 against = (*_numbers(row.differences.get(metric)), *_numbers(row.gains.get(metric)))
                 writer.writerow((*facts, metric, *_numbers(found), found.n, seeds, *against))
     return buffer.getvalue()

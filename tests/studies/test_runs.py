@@ -85,6 +85,7 @@ def test_a_kill_costs_the_run_under_way_and_no_finished_one(world: World, tmp_pa
     runs = read_runs(found)
     assert [run.pairs for run in runs.runs] == [4, 4]
     assert runs.runs[0].model.sha256 != runs.runs[1].model.sha256
+    assert all(run.seconds > 0 for run in runs.runs)
     assert all(run.predictions.rows == 4 for run in runs.runs) and runs.base.rows == 4
 
 
@@ -93,6 +94,8 @@ def test_another_question_asks_the_models_that_are_there(world: World, tmp_path:
     asked = spec(4).model_copy(update={"tasks": ("detection", "localization")})
     found = read_runs(world.run(tmp_path, asked, spec(8)))
     assert world.trained == 2  # finetune is asked for both, and finds the first one's model on disk
+    assert found.runs[0].seconds is None  # its training was paid for before
+    assert found.runs[1].seconds > 0
     answers = [row.record for row in read_rows(found.runs[0].predictions, Prediction)]
     assert set(answers[0].status) == {"detection", "localization"}
 
