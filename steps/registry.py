@@ -19,6 +19,7 @@ from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
 from artiagent.checkpoints import checkpoint_ref
+from artiagent.promotion.card import model_card, newcomer
 from artiagent.promotion.evidence import Evidence
 from artiagent.records import CheckpointRef, stable_hash
 from artiagent.store import home
@@ -64,7 +65,8 @@ def register(
     """
     _ensure_name(client, name)
     known = find_version(client, name, model.sha256)
-    version = known or _create_version(client, name, model, experiment_id, run_id, metrics, tags)
+    facts = tags | (evidence.tags() if evidence else {})
+    version = known or _create_version(client, name, model, experiment_id, run_id, metrics, facts)
     if evidence is not None:
         _keep_evidence(client, version, evidence)
     aliases = aliases_of(client, name)
@@ -126,7 +128,12 @@ def _keep_evidence(client: MlflowClient, version: ModelVersion, evidence: Eviden
     text = evidence.model_dump_json(indent=1)
     tags = {**evidence.tags(), EVIDENCE_DIGEST: stable_hash(text)}
     if version.tags.get(EVIDENCE_DIGEST) != tags[EVIDENCE_DIGEST]:
-        client.log_text(version.run_id, text, _evidence_file(version))
+        number, place = str(version.version), _evidence_file(version)
+        card = model_card(version.name, number, version.tags[SHA], (), evidence)
+        client.log_text(version.run_id, card, place.replace(".json", ".md"))
+        client.log_text(version.run_id, text, place)
+    if "promotion.state" not in version.tags:
+        client.update_model_version(version.name, version.version, newcomer(evidence))
     for key, value in tags.items():
         if version.tags.get(key) != value:
             client.set_model_version_tag(version.name, version.version, key, value)

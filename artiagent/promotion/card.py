@@ -83,6 +83,20 @@ def description(promotion: Promotion) -> str:
     return "\n".join(lines)[:DESCRIPTION]
 
 
+def newcomer(evidence: Evidence) -> str:
+    """Description of a version that no gate has judged yet."""
+    report, scores = evidence.evaluation, dict(evidence.scores)
+    if report is not None:
+        scores = {metric: found for metric, found in report.scores.get(OWN, {}).items() if metric in METRICS}
+    where = f" on `{report.benchmark}` (revision `{report.benchmark_sha256[:16]}`)" if report else ""
+    told = ", ".join(f"{metric} {interval_text(found)}" for metric, found in scores.items())
+    data = ", ".join(f"{kind} `{digest[:16]}`" for kind, digest in evidence.data.items())
+    return (
+        f"From {evidence.base.name}, data: {data}, shortcut audit: {evidence.audit_verdict}.\n\n"
+        f"{told or 'No scores'}{where}. Not judged by a gate yet."
+    )[:DESCRIPTION]
+
+
 def story(version: str, promotion: Promotion | None) -> str:
     """One sentence on how a version came to where it is."""
     if promotion is None:

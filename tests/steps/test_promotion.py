@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -161,14 +160,15 @@ def test_an_alias_set_by_hand_after_a_crash_holds(client, registry, intend):
 
 
 RACER = """
-import sys, time
+import sys
 from pipelines.environment import prepare
 prepare()
 from steps.champion import act, read_record
 from steps.tracking import connect
-client, run, start = connect(), sys.argv[1], float(sys.argv[2])
-promotion = read_record(client, run)
-time.sleep(max(0, start - time.time()))
+client = connect()
+promotion = read_record(client, sys.argv[1])
+print("ready", flush=True)
+sys.stdin.readline()
 try:
     act(client, promotion)
     print("won")
@@ -178,19 +178,27 @@ except ValueError as error:
 
 
 def test_two_processes_at_once_leave_one_champion(client, registry, intend):
-    acts = [intend("2"), intend("3")]
+    ours, theirs = acts = intend("2"), intend("3")
     for promotion in acts:
         keep_record(client, promotion)
-    start = str(time.time() + 6)
-    racers = [
-        subprocess.Popen([sys.executable, "-c", RACER, p.run, start], stdout=subprocess.PIPE, text=True, cwd=checkout())
-        for p in acts
-    ]
-    said = [racer.communicate(timeout=240)[0].strip() for racer in racers]
-    assert sorted(text.split()[0] for text in said) == ["lost", "won"]
-    winner = acts[0 if said[0] == "won" else 1].version
+        client.set_model_version_tag(registry, promotion.version, "kind", "reward")  # ZenML shows no reward models
+    command = [sys.executable, "-c", RACER, theirs.run]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=checkout(), bufsize=1
+    ) as racer:
+        assert racer.stdout.readline() == "ready\n"
+        racer.stdin.write("go\n")
+        racer.stdin.flush()
+        try:
+            act(client, ours)
+            said = "won"
+        except ConflictError as error:
+            said = f"lost {error}"
+        told = [said, racer.communicate(timeout=240)[0].strip()]
+    assert sorted(text.split()[0] for text in told) == ["lost", "won"]
+    winner = acts[told.index("won")].version
     assert aliases_of(client, registry) == {"champion": winner, "previous": "1", "challenger": "3"}
-    assert f"champion is version {winner} now" in next(text for text in said if text.startswith("lost"))
+    assert f"champion is version {winner} now" in next(text for text in told if text.startswith("lost"))
 
 
 def test_approval_completes_what_waits_and_nothing_else(client, registry, intend):
