@@ -97,7 +97,7 @@ def train_stage(job: StageJob, rows: dict[str, Dataset], report: Report | None =
     positions = getattr(core, "get_rope_index", None)
     trainer = PairedTrainer(
         model=model,
-        args=_arguments(job, family, model),
+        args=training_arguments(section, job.stage, job.folder / CHECKPOINTS, family, model),
         data_collator=ConversationCollator(processor, section.max_length, section.context, positions),
         train_dataset=rows["train"],
         eval_dataset=rows["val"] if len(rows["val"]) else None,
@@ -195,11 +195,13 @@ def _trainable(job: StageJob, family: ModelFamily, weights: Path) -> Any:
     return model
 
 
-def _arguments(job: StageJob, family: ModelFamily, model: torch.nn.Module) -> SFTConfig:
-    section, stage = job.section, job.stage
+def training_arguments(
+    section: SftSection, stage: SftStage, checkpoints: Path, family: ModelFamily, model: torch.nn.Module
+) -> SFTConfig:
+    """The trainer's configuration of a stage."""
     device = torch_device(section.device)
     return SFTConfig(
-        output_dir=str(job.folder / CHECKPOINTS),
+        output_dir=str(checkpoints),
         num_train_epochs=stage.epochs,
         max_steps=stage.max_steps,
         per_device_train_batch_size=2 * section.batch_pairs,
