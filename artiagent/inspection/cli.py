@@ -72,18 +72,22 @@ def _local(arguments: argparse.Namespace, config: Config) -> CheckpointRef:
 
 
 def _served(arguments: argparse.Namespace, config: Config) -> tuple[CheckpointRef, Asking]:
-    """The model as far as it is known here, and how to ask it."""
+    """How to ask the server, and the model as far as it is known: weights are stamped only where the server's own name
+    of it is the folder's or the reference's."""
     from artiagent.checkpoints import checkpoint_ref, model_name
     from artiagent.inspection.findings import Asking
     from artiagent.records import CheckpointRef
     from artiagent.serving.served import find_served
 
-    known = open_model(arguments.model) if arguments.model else None
-    served = find_served(arguments.server, config.evaluation.vlm, known.uri if known else "")
+    given = open_model(arguments.model) if arguments.model else None
+    served = find_served(arguments.server, config.evaluation.vlm, given.uri if given else "")
+    asking = Asking(config.evaluation, arguments.threshold, served)
     name = model_name(served.model)
-    if known is None:
-        known = checkpoint_ref(name, served.folder) if served.folder else CheckpointRef(name=name, uri="", sha256="")
-    return known, Asking(config.evaluation, arguments.threshold, served)
+    if given is not None and served.model in (given.uri, given.name):
+        return given, asking
+    if served.folder == served.model:
+        return checkpoint_ref(name, served.folder), asking
+    return CheckpointRef(name=name, uri="", sha256=""), asking
 
 
 def _one(arguments: argparse.Namespace, model: CheckpointRef, asking: Asking) -> int:

@@ -55,7 +55,10 @@ class Asking(NamedTuple):
     def stamp(self, model: CheckpointRef) -> str:
         """Identity of all that an answer depends on beside the image."""
         asked = self.section.model_dump_json(include={"batch_size", "max_new_tokens", "max_box_tokens", "dtype"})
-        server = self.served.stamp if self.served else ""
+        server = ""
+        if self.served:
+            sent = self.section.vlm.model_dump_json(include={"image_side", "image_format", "coordinates", "structured"})
+            server = f"{self.served.stamp} {sent}"
         return stable_hash(model.name, model.sha256, self.prompt_hash, asked, str(self.threshold), server, length=20)
 
 

@@ -42,9 +42,9 @@ def serve(arguments: argparse.Namespace) -> int:
     """Start a server for a model folder and wait for its end, or check one that runs."""
     from artiagent.run_config import load_config
 
-    section = load_config(arguments.config, arguments.set)
+    config = load_config(arguments.config, arguments.set)
     if arguments.check:
-        return _check(arguments.check, section.evaluation)
+        return _check(arguments.check, config.evaluation)
     from artiagent.serving.address import address
     from artiagent.serving.backends import Listen, command_line, prepare
     from artiagent.serving.process import require_free, run_server
@@ -52,8 +52,8 @@ def serve(arguments: argparse.Namespace) -> int:
     if not arguments.dry_run:
         prepare(arguments.backend)
         require_free(arguments.host, arguments.port)
-    model = open_model(arguments.model or f"models:/{section.registry.vlm_name}@champion")
-    command = command_line(arguments.backend, model, section.evaluation, Listen(arguments.host, arguments.port))
+    model = open_model(arguments.model or f"models:/{config.registry.vlm_name}@champion")
+    command = command_line(arguments.backend, model, config.evaluation, Listen(arguments.host, arguments.port))
     if arguments.host not in LOOPBACK:
         print(
             f"warning: --host {arguments.host}: whoever reaches port {arguments.port} can use the model, without a key",

@@ -11,9 +11,11 @@ from aiohttp import web
 from artiagent import cli
 from artiagent.checkpoints import locate
 from artiagent.config import EvaluationSection
+from artiagent.images import encode
 from artiagent.records import CheckpointRef
 from artiagent.serving import backends
 from artiagent.serving.backends import BACKENDS, Listen, command_line, image_budget
+from artiagent.serving.check import tiny_image
 from tests.serving.conftest import FOLDER
 from tests.vlm.servers import ServerThread, completion
 
@@ -95,3 +97,19 @@ def test_a_check_wants_a_yes_or_no(said: str, code: int, capsys) -> None:
 def test_a_check_where_nobody_is(capsys) -> None:
     assert cli.main(["serve", "--check", "http://127.0.0.1:9"]) == 1
     assert "no server answers there" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("named", "known"), [("m", True), ("another", False)])
+def test_weights_are_stamped_only_where_the_server_names_them(named: str, known: bool, tmp_path: Path, capsys) -> None:
+    (tmp_path / "i.png").write_bytes(encode(tiny_image()))
+    folder = locate(FOLDER)
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        return web.json_response({**completion("No"), "model": str(folder) if named == "m" else named, "data": []})
+
+    with ServerThread(answer) as server:
+        call = ["inspect", str(tmp_path / "i.png"), "--server", server.url, "--model", FOLDER, "--json"]
+        assert cli.main([*call, "--out", str(tmp_path / "o.png")]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["verdict"] == "clean" and bool(found["model_sha256"]) == known
+    assert found["model"] == ("nano-vl" if known else "another")
