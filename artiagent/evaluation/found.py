@@ -33,7 +33,7 @@ class EvaluatedModel(Record):
     sha256: str  # of the weights; of a server the hash of its identity, of files that of their content
     prompts: Literal["trained", "defined", "files"]
     date: str  # ISO 8601, UTC, when the scores were written
-    data_digest: str = ""  # of the curated set that the model was trained on, where it is known
+    data_digest: str = ""  # of the conversations that the model was fine-tuned on, where its folder says
 
 
 def evaluations() -> list[Path]:
