@@ -27,6 +27,7 @@ from artiagent.config import BenchmarkSet, EvaluationSection
 from artiagent.evaluation.benchmarks import BenchmarkItem, benchmark_sha256, read_items, read_truth
 from artiagent.evaluation.bootstrap import difference, draw_weights, interval
 from artiagent.evaluation.metrics import mean_of, ratio_of
+from artiagent.evaluation.scoring import Score
 from artiagent.images import decode
 from artiagent.instruction import prompts
 from artiagent.records import CheckpointRef, Interval, Record
@@ -34,6 +35,7 @@ from artiagent.vlm.local import LocalVlm
 
 VARIANTS = ("attention", "weighted")
 ANSWERS = (prompts.YES, prompts.NO)
+PAIRED = ("faulty", "clean", "excess")
 
 
 class Gaze(NamedTuple):
@@ -76,6 +78,10 @@ class GazeReader:
                 "image's positions are not known; attention is read of Qwen2.5-VL, Qwen3-VL, InternVL and relatives"
             )
 
+        cuts = hasattr(self.processor.image_processor, "crop_to_patches")  # InternVL: into tiles, with no one grid
+        self._whole = {"crop_to_patches": False} if cuts else {}
+        self.note = "shown as one tile, not cut into several" if cuts else ""
+
     def read(self, images: Sequence[np.ndarray]) -> list[Gaze]:
         """Maps at the canonical binary question, for images uint8 [H, W, 3]."""
         starts = range(0, len(images), self.batch_size)
@@ -106,7 +112,8 @@ class GazeReader:
             [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
         )
         pictures = [[Image.fromarray(image)] for image in images]
-        batch = self.processor(text=[chat] * len(images), images=pictures, padding=True, return_tensors="pt")
+        texts = [chat] * len(images)
+        batch = self.processor(text=texts, images=pictures, padding=True, return_tensors="pt", **self._whole)
         return batch.to(self.model.device, dtype=self.model.dtype)
 
     def _grids(self, batch: BatchFeature, tokens: np.ndarray) -> list[tuple[int, int]]:
@@ -142,8 +149,11 @@ class ItemGaze(Record):
 
 
 class AttentionReport(Record):
-    """How well maps agree with ground truth. Figures of ``localization`` (variant -> model): ``faulty`` and ``clean``,
-    share inside over area; ``excess``, their difference. ``differences``: variant -> "B - A" -> the same, paired.
+    """How well maps agree with ground truth: share inside over area.
+
+    Figures of ``localization`` (variant -> model): on ``faulty`` and on ``clean`` images, ``excess``, their difference,
+    and on the faulty ones of which the model said Yes (``said_yes``) or not (``said_no``). ``differences``: variant ->
+    "B - A" -> those of ``PAIRED``, on the same resampled images.
     """
 
     benchmark: str
@@ -154,6 +164,7 @@ class AttentionReport(Record):
     models: dict[str, str]  # name -> weights sha256
     layers: dict[str, tuple[int, ...]]  # name -> layers averaged over, from 0
     depth: dict[str, int]
+    notes: dict[str, str]  # name -> what was shown otherwise than in an evaluation, "" for nothing
     on_image: dict[str, Interval]
     localization: dict[str, dict[str, dict[str, Interval]]]
     differences: dict[str, dict[str, dict[str, Interval]]]
@@ -204,41 +215,49 @@ def localize(items: Sequence[BenchmarkItem], gazes: Mapping[str, Sequence[Gaze]]
 
 
 def _summary(found: Sequence[ItemGaze], section: EvaluationSection) -> dict[str, Any]:
-    """``localization`` and ``differences`` of an AttentionReport: ratios of sums over images, images resampled."""
+    """``localization`` and ``differences`` of an AttentionReport, images resampled."""
     weights = draw_weights(len(found), section.resamples, section.seed)
-    faulty = np.array([row.faulty for row in found])
-    area = np.array([row.area for row in found])
-    models = list(found[0].scores)
-
-    def statistics(variant: str, model: str) -> dict[str, Any]:
-        inside = np.array([row.inside[variant][model] for row in found])
-        measured = {"faulty": ratio_of(inside * faulty, area * faulty)}
-        if not faulty.all():
-            measured["clean"] = clean = ratio_of(inside * ~faulty, area * ~faulty)
-            measured["excess"] = lambda drawn: measured["faulty"](drawn) - clean(drawn)
-        return measured
-
-    counts = {"faulty": int(faulty.sum()), "clean": int((~faulty).sum()), "excess": len(found)}
-    table = {variant: {model: statistics(variant, model) for model in models} for variant in VARIANTS}
-    return {
-        "localization": {
-            variant: {
-                model: {name: interval(statistic, weights, counts[name]) for name, statistic in rows.items()}
-                for model, rows in by_model.items()
-            }
-            for variant, by_model in table.items()
-        },
-        "differences": {
-            variant: {
-                f"{model} - {models[0]}": {
-                    name: difference(by_model[model][name], by_model[models[0]][name], weights, counts[name])
-                    for name in by_model[model]
-                }
-                for model in models[1:]
-            }
-            for variant, by_model in table.items()
-        },
+    first, *others = found[0].scores
+    tables = {
+        variant: {model: _statistics(found, variant, model) for model in (first, *others)} for variant in VARIANTS
     }
+    localization = {
+        variant: {
+            model: {name: interval(score.statistic, weights, score.n) for name, score in rows.items()}
+            for model, rows in table.items()
+        }
+        for variant, table in tables.items()
+    }
+    differences = {
+        variant: {
+            f"{model} - {first}": {
+                name: difference(table[model][name].statistic, base.statistic, weights, base.n)
+                for name, base in table[first].items()
+                if name in PAIRED
+            }
+            for model in others
+        }
+        for variant, table in tables.items()
+    }
+    return {"localization": localization, "differences": differences}
+
+
+def _statistics(found: Sequence[ItemGaze], variant: str, model: str) -> dict[str, Score]:
+    """Ratios of sums over images: share inside to area. A part without images is left out."""
+    inside = np.array([row.inside[variant][model] for row in found])
+    area = np.array([row.area for row in found])
+    faulty = np.array([row.faulty for row in found])
+    yes = np.array([row.scores[model] >= 0.5 for row in found])
+    parts = {"faulty": faulty, "clean": ~faulty, "said_yes": faulty & yes, "said_no": faulty & ~yes}
+    scores = {
+        name: Score(ratio_of(inside * chosen, area * chosen), int(chosen.sum()))
+        for name, chosen in parts.items()
+        if chosen.any()
+    }
+    if "clean" in scores:
+        on_fault, on_clean = scores["faulty"].statistic, scores["clean"].statistic
+        scores["excess"] = Score(lambda drawn: on_fault(drawn) - on_clean(drawn), len(found))
+    return scores
 
 
 def attend(
@@ -253,8 +272,7 @@ def attend(
     if len({model.name for model in models}) != len(models):
         raise ValueError(f"models {[model.name for model in models]}: expected distinct names; rename a folder")
     gazes: dict[str, list[Gaze]] = {}
-    depths: dict[str, int] = {}
-    used: dict[str, tuple[int, ...]] = {}
+    seen: dict[str, tuple[tuple[int, ...], int, str]] = {}
     for model in models:
         reader = GazeReader(model, section, layers)
         images = read_items(benchmark, section.limit)
@@ -263,7 +281,7 @@ def attend(
             while batch := list(itertools.islice(images, section.batch_size)):
                 gazes[model.name] += reader.read([decode(data) for _, data in batch])
                 progress.update(len(batch))
-        depths[model.name], used[model.name] = reader.depth, reader.layers
+        seen[model.name] = reader.layers, reader.depth, reader.note
         del reader
     found = localize(items, gazes, section.seed)
     report = AttentionReport(
@@ -273,8 +291,9 @@ def attend(
         n=len(found),
         n_faulty=sum(row.faulty for row in found),
         models={model.name: model.sha256 for model in models},
-        layers=used,
-        depth=depths,
+        layers={name: layers for name, (layers, _, _) in seen.items()},
+        depth={name: depth for name, (_, depth, _) in seen.items()},
+        notes={name: note for name, (_, _, note) in seen.items()},
         on_image={name: _mean_on_image(rows, section) for name, rows in gazes.items()},
         items=tuple(found),
         **_summary(found, section),

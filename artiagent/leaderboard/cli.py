@@ -170,7 +170,7 @@ def _named(model: CheckpointRef, location: str) -> CheckpointRef:
 def _benchmark_maps(
     arguments: argparse.Namespace, models: list[CheckpointRef], benchmark: BenchmarkSet, config: Config
 ) -> None:
-    from artiagent.evaluation.attention import attend
+    from artiagent.evaluation.attention import PAIRED, attend
     from artiagent.evaluation.benchmarks import read_items, read_truth
     from artiagent.report.attention import pictures, write_attention
     from artiagent.report.strips import choose
@@ -183,8 +183,8 @@ def _benchmark_maps(
     write_attention(arguments.out, report, pictures([shown[name] for name in chosen], gazes, report))
     for variant, by_model in [*report.localization.items(), *report.differences.items()]:
         for model, figures in by_model.items():
-            told = "  ".join(f"{name} {interval_text(value.model_dump())}" for name, value in figures.items())
-            print(f"{variant:<10} {model:<28} {told}")
+            told = [f"{name} {interval_text(figures[name].model_dump())}" for name in PAIRED if name in figures]
+            print(f"{variant:<10} {model:<26} {'  '.join(told)}")
 
 
 def _own_maps(arguments: argparse.Namespace, models: list[CheckpointRef], config: Config) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from artiagent.evaluation.attention import VARIANTS, AttentionReport, Gaze
+from artiagent.evaluation.attention import PAIRED, VARIANTS, AttentionReport, Gaze
 from artiagent.evaluation.benchmarks import BenchmarkItem
 from artiagent.report.charts import score_chart
 from artiagent.report.page import environment
@@ -23,7 +23,10 @@ from artiagent.store import write_atomic
 PAGE, JSON = "attention.html", "attention.json"
 STEPS = (1.5, 2.5, 4.0, 6.5, 10.0)  # times an even spread; a step is a shade
 TITLES = {"attention": "attention", "weighted": "weighted by its gradient towards Yes"}
-FIGURES = {"faulty": "faulty, in the region", "clean": "clean, a region of equal size", "excess": "difference"}
+FIGURES = {
+    "faulty": "faulty, in the region", "clean": "clean, a region of equal size", "excess": "difference",
+    "said_yes": "faulty, said Yes", "said_no": "faulty, said No",
+}  # fmt: skip
 
 
 def write_attention(folder: Path, report: AttentionReport | None, shown: Sequence[dict[str, Any]]) -> None:
@@ -94,10 +97,10 @@ def _shaded(heat: np.ndarray, width: int, height: int) -> dict[str, Any]:
 def _chart(report: AttentionReport, variant: str) -> str:
     """Rows: models; panels: faulty and clean, 1 is an even spread."""
     figures = {
-        model: {FIGURES[name]: found.model_dump() for name, found in values.items()}
+        model: {FIGURES[name]: values[name].model_dump() for name in PAIRED if name in values}
         for model, values in report.localization[variant].items()
     }
-    return score_chart(figures, tuple(FIGURES.values()), accented=list(figures))
+    return score_chart(figures, tuple(FIGURES[name] for name in PAIRED), accented=list(figures))
 
 
 def _interval(found: Any) -> str:

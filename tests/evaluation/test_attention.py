@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from transformers import AutoModelForImageTextToText
@@ -28,6 +28,7 @@ from artiagent.report.attention import STEPS, own_pictures, pictures, write_atte
 from artiagent.report.strips import cells_path
 from artiagent.vlm.local import LocalVlm
 from tests.evaluation.conftest import bench_rows
+from tests.learning.families import NAMES, write_family
 
 SECTION = EvaluationSection(resamples=200, threads=1, batch_size=2, device="cpu")
 
@@ -49,6 +50,15 @@ def test_maps_are_distributions_on_the_image_s_grid(reader):
         for heat in (gaze.attention, gaze.weighted):
             assert heat.min() >= 0 and heat.sum() == pytest.approx(1)
         assert 0 < gaze.on_image < 1
+
+
+@pytest.mark.parametrize("family", NAMES)
+def test_every_family_is_read(family, tmp_path):
+    reader = GazeReader(write_family(family, tmp_path), SECTION)
+    (gaze,) = reader.read([noise(96, 64)])
+    assert gaze.attention.shape == ((4, 4) if family == "InternVL" else (4, 6))  # one tile of 16 tokens; 16 px a token
+    assert gaze.attention.sum() == pytest.approx(1) and gaze.weighted.sum() == pytest.approx(1)
+    assert bool(reader.note) == (family == "InternVL")
 
 
 def test_attention_is_the_model_s_own_and_batching_changes_nothing(reader, tiny_vlm):
@@ -90,6 +100,7 @@ def test_gradient_weighting_keeps_only_what_speaks_for_yes(reader):
     assert (gaze.weighted == 0).any() or gaze.weighted.std() > gaze.attention.std()
 
 
+@settings(max_examples=30)
 @given(st.integers(1, 9), st.integers(1, 9), st.integers(0, 60), st.integers(0, 40), st.integers(1, 30))
 def test_an_even_spread_gives_a_region_its_share_of_the_image(rows, columns, x, y, side):
     region = box_mask(Box(x, y, x + side, y + side).clip(72, 56), 56, 72)

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import pytest
+import json
+from pathlib import Path
 
 from artiagent.cli import main
-from steps.tracking import connect, experiment, log_leaderboard
-
-
-@pytest.fixture(autouse=True)
-def own_home(tmp_path, monkeypatch):
-    monkeypatch.setenv("ARTIAGENT_HOME", str(tmp_path / "home"))
+from steps.tracking import connect, log_leaderboard
 
 
 def test_the_same_figures_are_one_run(tmp_path):
@@ -22,8 +18,11 @@ def test_the_same_figures_are_one_run(tmp_path):
     assert log_leaderboard(client, "nano", table, tmp_path / "out") == run
     assert log_leaderboard(client, "nano", {**table, "value": [0.1, 0.3]}, tmp_path / "out") != run
     assert "leaderboard.csv" in {file.path for file in client.list_artifacts(run)}
-    loaded = client.load_table(experiment(client, "nano"), "leaderboard-table.json", run_ids=[run])
-    assert loaded["model"].tolist() == ["a", "b"] and loaded["value"].tolist() == [0.1, 0.25]
+    stored = json.loads(Path(client.download_artifacts(run, "leaderboard-table.json", str(tmp_path))).read_text())
+    assert stored["columns"] == list(table)
+    assert [list(values) for values in zip(*stored["data"], strict=True)] == list(table.values())
+    tables = json.loads(client.get_run(run).data.tags["mlflow.loggedArtifacts"])
+    assert tables == [{"path": "leaderboard-table.json", "type": "table"}]  # MLflow shows and loads it as a table
 
 
 def test_the_command_tracks_in_a_checkout(benchmark, evaluated, tmp_path, capsys):
