@@ -62,8 +62,13 @@ def _cell(found: Interval | None) -> str:
     """``.731 [.694, .766]``; a dash where a metric does not apply."""
     if found is None:
         return "-"
-    value, low, high = (f"{number:.3f}".removeprefix("0") for number in (found.value, found.low, found.high))
-    return f"{value} [{low}, {high}]"
+    value, low, high = (f"{number:.3f}" for number in (found.value, found.low, found.high))
+    return f"{_short(value)} [{_short(low)}, {_short(high)}]"
+
+
+def _short(number: str) -> str:
+    """``.731``, ``1.00``: four characters each."""
+    return number.removeprefix("0")[:4]
 
 
 def _grouped(statuses: dict[str, int]) -> str:

@@ -6,6 +6,7 @@ import csv
 import json
 import os
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -55,7 +56,7 @@ def test_a_served_model_is_evaluated_written_and_found(options: Options, capsys:
     assert model.location == f"openai:org/seer-vl {server.url}" and re.match(r"20\d\d-\d\d-\d\dT", model.date)
     assert report.models == {"seer-vl": model.sha256} and [part.benchmark for part in report.further] == ["again"]
     assert "seer-vl" in printed and re.search(r"localization +iou +pixel_f1", printed)
-    assert re.search(r"seer-vl +1\.000 \[1\.000, 1\.000\]", printed) and "detection ok 6" in printed
+    assert re.search(r"seer-vl +1\.00 \[1\.00, 1\.00\] ", printed) and "detection ok 6" in printed
     assert "30 calls, 15 from the cache, 0 without an answer" in printed
     rows = list(csv.DictReader((folder / "scores.csv").open()))
     assert {row["benchmark"] for row in rows} == {"drawn", "again"} and {row["model"] for row in rows} > {"always_yes"}
@@ -110,3 +111,14 @@ def test_bad_arguments_are_named_and_leave_nothing(
     assert main(["evaluate", *given, *options]) == 2
     assert message in capsys.readouterr().err
     assert evaluations() == []
+
+
+def test_the_data_that_a_model_was_trained_on_is_known_from_its_folder(
+    options: Options, tiny_vlm: CheckpointRef, tmp_path: Path
+) -> None:
+    folder = tmp_path / "tuned"
+    shutil.copytree(tiny_vlm.uri, folder)
+    (folder / "finetune.json").write_text(json.dumps({"data": {"kind": "conversations", "digest": "abc"}}))
+    assert main(["evaluate", "--model", str(folder), *options, "--set", "evaluation.limit=2"]) == 0
+    (found,) = evaluations()
+    assert read_evaluation(found)[0].data_digest == "abc" and read_evaluation(found)[0].name == "tuned"
