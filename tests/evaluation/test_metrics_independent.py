@@ -175,10 +175,10 @@ def answer_of(item_id: str, **values) -> Prediction:
 
 @pytest.mark.parametrize("resampled", ["mean", "macro_f1", "auroc"])
 def test_intervals_cover_as_often_as_they_say(resampled: str) -> None:
-    """1,500 samples of 250 images from a population whose values are known: 95 % of the intervals hold them."""
-    n, samples = 250, 1500
+    """1,200 samples of 400 images from a population whose values are known: 95 % of the intervals hold them."""
+    n, samples = 400, 1200
     rng = np.random.default_rng(7)
-    weights = draw_weights(n, 400, seed=1)
+    weights = draw_weights(n, 500, seed=1)
     held = 0
     population = {"mean": 1 / 3, "auroc": 0.8413447460685429}  # of Beta(1, 2); Phi(sqrt(2) / sqrt(2))
     p, q = 0.8413447460685429, 0.5  # chance of a yes on a faulty image and on a clean one, half and half
