@@ -18,6 +18,7 @@ from pydantic import Field
 from artiagent.config import EvaluationSection
 from artiagent.evaluation.benchmarks import BenchmarkItem
 from artiagent.evaluation.bootstrap import difference, draw_weights
+from artiagent.evaluation.files import FILES
 from artiagent.evaluation.scoring import Score, scores_of
 from artiagent.leaderboard.collect import Source, Truths, read_predictions
 from artiagent.leaderboard.quoted import QuotedRow, paper_table
@@ -210,7 +211,9 @@ def _apart(key: _Key, keys: Sequence[_Key]) -> str:
     reasons = []
     if key.sha256 != first.sha256:
         reasons.append(f"another revision of the benchmark ({key.sha256[:12]}, not {first.sha256[:12]})")
-    if key.prompt_hash != first.prompt_hash:
+    if FILES in (key.prompt_hash, first.prompt_hash) and key.prompt_hash != first.prompt_hash:
+        reasons.append("answers from files here or there, to no question that is known")
+    elif key.prompt_hash != first.prompt_hash:
         reasons.append(f"other questions (prompts {key.prompt_hash[:12]}, not {first.prompt_hash[:12]})")
     if key.n != first.n:
         reasons.append(f"{key.n} images, not {first.n}")

@@ -18,8 +18,7 @@ from pydantic import ValidationError
 from artiagent.checkpoints import model_name
 from artiagent.config import BenchmarkSet
 from artiagent.evaluation.benchmarks import BenchmarkItem, benchmark_sha256, read_truth
-from artiagent.evaluation.found import EvaluatedModel, evaluations, read_evaluation
-from artiagent.orchestration import REGISTERED
+from artiagent.evaluation.found import evaluations, read_evaluation
 from artiagent.records import EvaluationReport, Prediction
 from artiagent.store import MANIFEST, StoreError, checkout, home, read_rows
 
@@ -128,17 +127,9 @@ def _evaluated(folder: Path) -> Source:
     return Source(
         origin=f"evaluate {folder.name[:8]}",
         report=report,
-        names={key: _shown(model) if key == model.name else key for key in report.models},
+        names={key: key for key in report.models},
         predictions={model.name: folder / PREDICTIONS} if (folder / PREDICTIONS).is_dir() else {},
     )
-
-
-def _shown(model: EvaluatedModel) -> str:
-    if model.kind == "folder":
-        return Path(model.location).name
-    if model.kind == "hub":
-        return model_name(model.location)
-    return model.location.removeprefix(REGISTERED) if model.kind == "registry" else model.name
 
 
 def _summaries(runs: Path) -> list[Path]:
