@@ -28,6 +28,7 @@ from artiagent.evaluation.metrics import (
 from artiagent.grid import union_mask
 from artiagent.records import Prediction
 
+_READ = ("ok", "empty", "too_many")  # statuses of an answer that could be read, see parsing
 FALSE_ALARMS = 0.1  # share of clean images that may score above the threshold of "recall_at_10"
 
 
@@ -187,7 +188,8 @@ def _localization(items: Sequence[BenchmarkItem], predictions: Sequence[Predicti
         scores["empty_on_faulty"] = _mean(area == 0, present)
     if not present.all():
         scores["false_alarm_area"] = _mean(area, ~present)
-        scores["empty_on_clean"] = _mean(area == 0, ~present)
+        read = np.array([answer.status.get("localization", "ok") in _READ for answer in predictions])
+        scores["empty_on_clean"] = _mean((area == 0) & read, ~present)  # an answer that failed says nothing right
     return scores
 
 

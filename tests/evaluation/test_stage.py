@@ -166,6 +166,7 @@ def test_every_status_is_in_the_report(benchmark: BenchmarkSet, tmp_path: Path) 
     report = score(SECTION, [benchmark], [rows], tmp_path)
     assert report.statuses["oracle"] == {f"{task}:{status}": 6 for task, status in failed.items()}
     assert report.scores["oracle"]["accuracy"].value == 0 == report.scores["oracle"]["iou"].value
+    assert report.scores["oracle"]["empty_on_clean"].value == 0, "a failed answer is no right one"
 
 
 def test_the_breakdown_is_by_fault_and_by_generator(tmp_path: Path) -> None:
