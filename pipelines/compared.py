@@ -20,7 +20,6 @@ from artiagent.records import DatasetRef, Interval, Record
 from artiagent.store import MANIFEST, home, open_dataset
 from pipelines.runs import RunRecord, load_config_tree, load_run
 
-LOWER_IS_BETTER = ("false_alarm_area", "empty_on_faulty")  # shown without a verdict
 UI = "http://127.0.0.1:5000"  # of 'make ui'
 
 
@@ -56,8 +55,7 @@ def text(names: Sequence[str], topics: dict[str, dict[str, tuple[Any, ...]]], pa
         lines.append(f"\nfine-tuned models on {found.benchmark or 'the benchmarks'}: {_paired_head(names, found)}")
         for run, table in found.differences.items():
             for metric, gap in table.items():
-                told = "" if gap.low <= 0 <= gap.high else f"  {run if gap.low > 0 else names[0]} is better"
-                told = told if metric not in LOWER_IS_BETTER else ""
+                told = "" if gap.low <= 0 <= gap.high else f"  higher in {run if gap.low > 0 else names[0]}"
                 sides = "".join(f"{interval_text(found.scores[name][metric]):<24}" for name in (run, names[0]))
                 lines.append(f"  {metric:<18}{sides}{interval_text(gap, '+'):<26}{told}")
     return "\n".join(lines)

@@ -67,7 +67,7 @@ def _predict(config: Config, name: str, candidate: Candidate, revision: str) -> 
                 f"models:/{name}/{candidate.version}: its files have sha256 {model.sha256[:12]}, registered were "
                 f"{candidate.sha256[:12]}; delete {model.uri} and run again"
             )
-    return predict(config.evaluation, model, config.inputs.benchmarks[:1], out, "tuned")
+    return predict(config.evaluation, model, config.inputs.benchmarks[:1], out, candidate.label)
 
 
 predict_candidate = effect_step(run)

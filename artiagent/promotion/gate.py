@@ -25,7 +25,9 @@ ROUNDING = 1e-9  # sums in float32 of equal answers may differ by so much
 PER_LOOK = 0.025  # chance that an equal challenger wins by luck: the interval's upper tail
 
 Verdict = Literal["promoted", "kept", "refused"]
-Outcome = Literal["won", "tied", "lost", "not judged", "missing"]
+# Of metrics that are only reported it is not known here which direction is good.
+Outcome = Literal["won", "tied", "lost", "higher", "lower", "not judged", "missing"]
+WORDS = {"reported": ("higher", "lower")}
 
 
 class Rule(NamedTuple):
@@ -191,7 +193,8 @@ def _compare(
     if own is None or other is None:
         return MetricResult(outcome="missing", **found)
     gap = paired(ours.statistic, theirs.statistic, weights, min(ours.n, theirs.n))
-    outcome = "won" if gap.low > ROUNDING else "lost" if gap.high < -ROUNDING else "tied"
+    above, below = WORDS.get(role, ("won", "lost"))
+    outcome = above if gap.low > ROUNDING else below if gap.high < -ROUNDING else "tied"
     return MetricResult(outcome=outcome, difference=gap, **found)
 
 

@@ -75,6 +75,16 @@ def test_a_guarded_loss_keeps_the_champion_and_says_by_how_much():
     )
 
 
+def test_metrics_that_are_only_reported_decide_nothing_and_know_no_direction():
+    worse = {"false_alarm_area": Score(mean_of(FLAT + 0.3), N)}
+    ours, theirs = side(BETTER, FLAT), side(OLD, FLAT, "version 1")
+    ours.statistics.update(worse)
+    theirs.statistics.update({"false_alarm_area": Score(mean_of(FLAT), N)})
+    found = ask(ours, theirs, measurable=ALL | worse.keys())
+    assert found.result("false_alarm_area").outcome == "higher"
+    assert found.verdict == "promoted"
+
+
 def test_a_guarded_metric_may_be_lost_within_its_interval():
     noise = np.random.default_rng(2).normal(0, 0.2, N)
     noise -= noise.mean() + 0.005

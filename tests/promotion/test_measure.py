@@ -91,7 +91,9 @@ def test_trivial_answers_tell_which_metrics_a_benchmark_has(benchmark):
     assert {"macro_f1", "auroc", "iou", "rouge_l", "grounded_recall", "css"} <= measurable(answers)
     ones = np.ones((1, N), dtype=np.float32)
     assert answers.statistics["macro_f1"].statistic(ones)[0] == pytest.approx(1 / 3)
-    assert answers.statistics["iou"].statistic(ones)[0] == pytest.approx(64 / 1024)  # the whole image; the centre box has .053
+    assert answers.statistics["iou"].statistic(ones)[0] == pytest.approx(
+        64 / 1024
+    )  # the whole image; the centre box has .053
 
 
 def test_scores_that_a_model_does_not_give_are_a_refusal(benchmark, answered):
