@@ -12,9 +12,14 @@ from pathlib import Path
 
 import pytest
 
-from artiagent.checkpoints import locate
+from artiagent.checkpoints import checkpoint_ref, locate
+from artiagent.config import BenchmarkSet, EvaluationSection, VlmSection
+from artiagent.evaluation.runners import served_ref
+from artiagent.evaluation.stage import predict
 from artiagent.instruction import prompts
 from artiagent.nano.scenes import render_scene
+from artiagent.records import Prediction
+from artiagent.store import read_rows
 from artiagent.vlm.prompt import question
 from artiagent.vlm.protocol import Request
 from tests.vlm.calls import backend
@@ -106,3 +111,24 @@ def test_a_name_the_server_does_not_have_is_told(served: str) -> None:
     vlm = backend(served, model="Qwen/Qwen2.5-VL-7B-Instruct", concurrency=2)
     (answer,) = vlm.ask(requests(1)[:1])
     assert answer.error.startswith("http 400: Server is pinned to") and "Qwen2.5-VL-7B" in answer.error
+
+
+def test_a_benchmark_asked_over_the_server_has_the_answers_of_the_model_in_process(
+    served: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ARTIAGENT_HOME", str(tmp_path))
+    benchmark = BenchmarkSet(name="drawn", path="data/artibench-nano/drawn.parquet")
+    vlm = VlmSection(backend="openai", base_url=served, image_side=128, max_tokens=96, concurrency=2)
+    section = EvaluationSection(limit=4, max_box_tokens=96, threads=1, device="cpu", vlm=vlm)
+    model = served_ref(section, f"openai:{locate(FOLDER)}")
+    asked, local = (
+        {row.key: row.record for row in read_rows(ref, Prediction)}
+        for ref in (
+            predict(section, model, [benchmark], tmp_path / "served", "m"),
+            predict(section, checkpoint_ref("m", FOLDER), [benchmark], tmp_path / "local", "m"),
+        )
+    )
+    assert asked.keys() == local.keys() and len(asked) == 4
+    for key, row in asked.items():
+        same = {"model_sha256": local[key].model_sha256, "score": local[key].score}
+        assert row.score is None and row.model_copy(update=same) == local[key]
