@@ -19,7 +19,7 @@ FAST = [
     f"--set=sft.{setting}"
     for setting in ("device=cpu", "threads=1", "batch_pairs=4", "mirror=false", "autocast=none", f"stages={STAGE}")
 ]
-SHORT = "--model nano --device cpu --pixels 4096 --batch-pairs 1 --steps 1 --dtype float32".split()
+SHORT = ["--model=nano", "--device=cpu", "--pixels=4096", "--batch-pairs=1", "--steps=1", "--dtype=float32"]
 
 
 def run(*arguments: str) -> int:
