@@ -29,7 +29,7 @@ def even_odd(points: np.ndarray) -> np.ndarray:
     inside = np.zeros((HEIGHT, WIDTH), bool)
     for (x0, y0), (x1, y1) in zip(points, np.roll(points, 1, axis=0), strict=True):
         crosses = (y0 > y) != (y1 > y)
-        with np.errstate(divide="ignore", invalid="ignore"):
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
             inside ^= crosses & (x < (x1 - x0) * (y - y0) / (y1 - y0) + x0)
     return inside
 
