@@ -124,6 +124,10 @@ def read_predictions(
 
 def _evaluated(folder: Path) -> Source:
     model, report = read_evaluation(folder)
+    if model.name not in report.models:
+        raise ValueError(
+            f"{folder}: is about {model.name!r}, its report about {', '.join(report.models)}; evaluate again"
+        )
     return Source(
         origin=f"evaluate {folder.name[:8]}",
         report=report,

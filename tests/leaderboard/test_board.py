@@ -98,10 +98,13 @@ def test_a_run_s_base_and_tuned_model_join_the_table(benchmark, evaluated, tmp_p
 def test_what_cannot_be_read_is_named_and_left_out(benchmark, evaluated, tmp_path):
     good, torn = evaluated(benchmark, "a", 3), evaluated(benchmark, "b", 3)
     (torn / MODEL).write_text("{")
+    renamed = evaluated(benchmark, "c", 3)
+    (renamed / MODEL).write_text((renamed / MODEL).read_text().replace('"name": "c"', '"name": "best"'))
     write_atomic(tmp_path / "runs" / "old" / "summary.json", b'{"evaluation": {"n": 1}}')
-    board = board_of([good, torn], [benchmark], tmp_path)
+    board = board_of([good, torn, renamed], [benchmark], tmp_path)
     assert [row.model for row in board.tables[0].models] == ["a"]
-    assert len(board.notes) == 2 and any(str(torn) in note for note in board.notes)
+    assert any("is about 'best', its report about c" in note for note in board.notes)
+    assert len(board.notes) == 3 and any(str(torn) in note for note in board.notes)
     assert all(note in text(board) for note in board.notes)
     with pytest.raises(ValueError, match="no scores on it here; there are some on drawn"):
         board_of([good], [benchmark], tmp_path, benchmark="LOKI")
