@@ -208,17 +208,17 @@ def _interval(score: Score | None, weights: np.ndarray) -> Interval | None:
 def _judge(
     metrics: Sequence[MetricResult], rule: Rule, audit: str, labels: tuple[str, str]
 ) -> tuple[Verdict, list[str]]:
-    """Verdict and the sentences behind it; a refusal comes before a loss."""
+    """Verdict and the sentences behind it; a refusal comes before a loss, and does not hide it."""
     primary = metrics[0]
     refusals = [_missing(m, labels) for m in metrics if m.outcome == "missing" and m.role != "reported"]
     if primary.outcome == "not judged":
         refusals.append(f"{primary.metric} is the primary metric, and this benchmark has no ground truth for it")
     if rule.audit_required and audit == UNRECORDED:
         refusals.append("no shortcut audit of the challenger's training data is recorded; register it with a run")
-    if refusals:
-        return "refused", refusals
-    losses = [_shortfall(primary)] if primary.outcome != "won" else []
+    losses = [_shortfall(primary)] if primary.outcome in ("tied", "lost") else []
     losses += [_loss(m) for m in metrics if m.role == "guarded" and m.outcome == "lost"]
+    if refusals:
+        return "refused", refusals + losses
     if rule.audit_required and audit != PASSED:
         losses.append(f"the shortcut audit of the challenger's training data says {audit!r}, expected {PASSED!r}")
     unjudged = [f"{m.metric} is not judged: the benchmark has no ground truth for it" for m in metrics

@@ -100,6 +100,8 @@ def test_the_audit_has_to_have_passed(audit, verdict):
     found = ask(side(BETTER, FLAT), side(OLD, FLAT, "version 1"), audit)
     assert found.verdict == verdict
     assert "audit" in found.reasons[0]
+    worse = ask(side(OLD, FLAT), side(BETTER, FLAT, "version 1"), audit)
+    assert any(reason.startswith("macro_f1 is not won") for reason in worse.reasons)
     reported = ask(side(BETTER, FLAT), side(OLD, FLAT, "version 1"), audit, RULE._replace(audit_required=False))
     assert (reported.verdict, reported.audit) == ("promoted", audit)
 
