@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from artiagent.config import InstructionSection
 from artiagent.images import encode
-from artiagent.instruction import prompts
+from artiagent.instruction import conversations, prompts
 from artiagent.instruction.conversations import (
     PLACEHOLDER,
     SeenPart,
@@ -21,6 +22,7 @@ from artiagent.instruction.conversations import (
     mirrored,
     shows,
     split_of,
+    usable,
 )
 from artiagent.instruction.coordinates import CoordinateSpace
 from artiagent.records import (
@@ -150,6 +152,58 @@ def test_clean_side_keeps_ordinary_grounding_with_true_answers(mixed, tmp_path: 
     box = clean.boxes[int(PLACEHOLDER.findall(region)[0])]
     name = "ear" if "ear" in region else "tail"
     assert clean.turns[5].text == prompts.yes_no({"ear": EAR, "tail": TAIL}[name] == box)
+
+
+@st.composite
+def curated_pairs(draw: st.DrawFn) -> list[Pair]:
+    """Pairs of a few sources, accepted, rejected and benign, in any order."""
+    made = []
+    for k in range(draw(st.integers(1, 14))):
+        source, fate = f"s{draw(st.integers(0, 5))}", draw(st.sampled_from(("accepted", "rejected", "benign")))
+        tool = "benign" if fate == "benign" else draw(st.sampled_from(("add", "remove", "distort", "fuse")))
+        reason = "too_similar" if fate == "rejected" else None
+        made.append(pair(f"j{k}", source, artifact(tool, accepted=fate == "accepted", reason=reason)))
+    return made
+
+
+@settings(max_examples=25)
+@given(curated_pairs(), st.floats(0, 0.9), st.integers(0, 3))
+def test_no_source_is_in_both_splits_and_both_sides_are_equally_many(
+    pairs: list[Pair], val_share: float, seed: int
+) -> None:
+    with TemporaryDirectory() as folder:
+        data = write(Path(folder), pairs)
+        values = {"val_share": val_share, "seed": seed}
+        if not any(usable(made) for made in pairs):
+            with pytest.raises(ValueError, match="none of"):
+                built(data, Path(folder) / "out", **values)
+            return
+        rows = built(data, Path(folder) / "out", **values)
+        again = built(data, Path(folder) / "again", **values)
+    assert {key: row.record for key, row in rows.items()} == {key: row.record for key, row in again.items()}
+    records = [row.record for row in rows.values()]
+    splits = {(record.source_id, record.split) for record in records}
+    assert len({source for source, _ in splits}) == len(splits)
+    for split in ("train", "val"):
+        sides = [record.faulty for record in records if record.split == split]
+        assert sum(sides) * 2 == len(sides)
+    assert {record.pair_id for record in records} == {made.job_id for made in pairs if usable(made)}
+    benign = [record.benign_of for record in records if record.benign_of]
+    assert len(benign) == len(set(benign)) and set(benign) <= {made.job_id for made in pairs if made.benign}
+    for record in records:
+        check(record)
+        assert record.turns[1].text == (prompts.YES if record.faulty else prompts.NO)
+
+
+def test_nothing_is_written_that_breaks_the_schema(mixed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def outside(pair: Pair, *_: object) -> tuple[str, Box, bool]:
+        return "ear", Box(0, 0, pair.width + 1, 4), False
+
+    monkeypatch.setattr(conversations, "_part_in_box", outside)
+    with pytest.raises(ValueError, match="not inside 64x64 px"):
+        built(mixed, tmp_path / "out")
+    assert not (tmp_path / "out" / "manifest.json").exists()
+    assert not list((tmp_path / "out").rglob("*.parquet"))
 
 
 def test_turns_are_configured_and_the_seed_draws_wordings(mixed, tmp_path: Path) -> None:

@@ -163,3 +163,33 @@ def test_mirrored_rows_follow_the_plain_ones_in_the_same_order(conversations: Da
     assert len(both) == 2 * len(plain)
     assert list(both["mirrored"]) == [False] * len(plain) + [True] * len(plain)
     assert [row["record"] for row in both] == [row["record"] for row in plain] * 2
+
+
+def test_checkpointed_activations_change_no_figure(
+    conversations: DatasetRef, tiny_vlm: CheckpointRef, tmp_path: Path
+) -> None:
+    first = {}
+    for name, change in (("plain", {}), ("checkpointed", {"gradient_checkpointing": True})):
+        section = SECTION.model_copy(update={"stages": STAGES[:1], **change})
+        finetune(section, conversations, tiny_vlm, tmp_path / name)
+        first[name] = json.loads((tmp_path / name / "training.json").read_text())
+    for plain, other in zip(first["plain"], first["checkpointed"], strict=True):
+        assert other == pytest.approx(plain, rel=1e-4)
+
+
+def test_the_curve_is_reported_as_it_grows(conversations: DatasetRef, tiny_vlm: CheckpointRef, tmp_path: Path) -> None:
+    told: list[dict] = []
+    section = SECTION.model_copy(update={"stages": STAGES[:1], "group_by_length": True})
+    finetune(section, conversations, tiny_vlm, tmp_path / "model", told.append)
+    assert told == json.loads((tmp_path / "model" / "training.json").read_text())
+
+
+def test_rows_carry_their_length_where_it_is_asked_for(
+    conversations: DatasetRef, tiny_vlm: CheckpointRef, tmp_path: Path
+) -> None:
+    processor = FAMILIES["Qwen2.5-VL"].load_processor(tiny_vlm.uri, None)
+    rows = paired_rows(conversations, "train", tmp_path, mirror=True, processor=processor)
+    for row in rows.select(range(4)):
+        record = json.loads(row["record"])
+        text = sum(len(turn["text"]) for turn in record["turns"])
+        assert row["length"] == 16 + round(text / 3.5)  # 64 x 64 px are 16 tokens of 16 x 16
