@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from artiagent.evaluation.found import EvaluatedModel
     from artiagent.records import CheckpointRef, DatasetRef
 
-SERVED = "openai:"
 CSV = "scores.csv"
 EXAMPLES = """examples:
   artiagent evaluate --model models:/artiagent-vlm-nano@champion
@@ -117,7 +116,7 @@ def _from_files(
 
 def _opened(location: str, name: str | None, config: Config) -> tuple[EvaluatedModel, CheckpointRef]:
     from artiagent.evaluation.found import EvaluatedModel
-    from artiagent.evaluation.runners import served_ref
+    from artiagent.evaluation.runners import SERVED, served_ref
 
     section, place = config.evaluation, location
     if location.startswith(SERVED):
