@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 from artiagent.records import CheckpointRef
 from artiagent.store import checkout, folder_sha256
@@ -20,7 +21,7 @@ def checkpoint_ref(name: str, location: str) -> CheckpointRef:
     return CheckpointRef(name=name, uri=str(folder), sha256=folder_sha256(folder))
 
 
-def locate(location: str, files: Sequence[str] | None = None) -> Path:
+def locate(location: str, files: Sequence[str] | None = None, kind: Literal["model", "dataset"] = "model") -> Path:
     """Resolve a path of the configuration to an existing folder or file; ``files`` are the patterns of those that are
     wanted of a hub repository, None for all."""
     roots = [Path.cwd(), *([root] if (root := checkout()) else [])]
@@ -28,7 +29,7 @@ def locate(location: str, files: Sequence[str] | None = None) -> Path:
         if candidate.exists():
             return candidate.resolve()
     if location.count("/") == 1 and not location.startswith(("data/", ".", "/")):
-        return _from_hub(location, files)
+        return _from_hub(location, files, kind)
     raise ValueError(
         f"{location}: no such file or folder; embedded data comes with 'dvc pull' (or 'make setup'), "
         "other models with a local path or a hub id"
@@ -43,11 +44,12 @@ def model_name(location: str) -> str:
     return Path(location).name if is_path else location
 
 
-def _from_hub(repository: str, files: Sequence[str] | None) -> Path:
+def _from_hub(repository: str, files: Sequence[str] | None, kind: str) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
     try:
-        return Path(snapshot_download(repository, token=os.environ.get("HF_TOKEN"), allow_patterns=files))
+        token = os.environ.get("HF_TOKEN")
+        return Path(snapshot_download(repository, repo_type=kind, token=token, allow_patterns=files))
     except (LocalEntryNotFoundError, OfflineModeIsEnabled, HfHubHTTPError) as error:
         raise ValueError(f"{repository}: not in the hub's cache and cannot be downloaded ({error})") from error

@@ -15,7 +15,7 @@ from artiagent.orchestration import pipelines_command
 if TYPE_CHECKING:
     from artiagent.records import DatasetRef
 
-AREAS = ("curation", "evaluation", "leaderboard", "promotion", "inspection", "serving", "studies")
+AREAS = ("curation", "learning", "evaluation", "leaderboard", "promotion", "inspection", "serving", "studies")
 NANO = "configs/nano.yaml"
 EXAMPLES = """examples:
   artiagent run --config configs/nano.yaml
@@ -23,7 +23,9 @@ EXAMPLES = """examples:
   artiagent run --images photos/ --annotations parts.json
   artiagent synthesize --images photos/ --annotations parts.json --out pairs/
   artiagent synthesize --scenes my/scenes --jobs my/jobs --out my/pairs --shard 0/4
+  artiagent finetune --data 1a2b3c4d --out my/tuned
   artiagent evaluate --model models:/artiagent-vlm-nano@champion
+  artiagent evaluate --model openai:gpt-4o --set evaluation.prompts=defined
   artiagent leaderboard --strips 12
   artiagent promote --dry-run
   artiagent inspect pictures/ --format coco --out findings/
@@ -66,7 +68,8 @@ Command = Callable[[argparse.Namespace], int]
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Parse and dispatch. Exit codes: 0 done, 1 a check failed, 2 wrong input, 130 interrupted."""
+    """Parse and dispatch. Exit codes: 0 done, 1 a check failed, 2 wrong input, 3 some input could not be read, 130
+    interrupted."""
     arguments = parser().parse_args(argv)
     try:
         return arguments.command(arguments)
@@ -183,6 +186,7 @@ def _rehearse_parser(commands: argparse._SubParsersAction) -> None:
         "--set", action="append", default=[], metavar="KEY=VALUE", help="e.g. synthesis.steps=8; repeatable"
     )
     made.add_argument("--out", type=Path, metavar="FILE.json", help="write the whole report there")
+    import_module("artiagent.learning.cli").add_rehearsal(kinds, _add)
 
 
 def _runs_parser(commands: argparse._SubParsersAction) -> None:
@@ -191,6 +195,8 @@ def _runs_parser(commands: argparse._SubParsersAction) -> None:
     compare = _add(runs, "compare", "what differs between two runs", pipelines_command("compare_runs"))
     compare.add_argument("a")
     compare.add_argument("b")
+    compare.add_argument("more", nargs="*", metavar="RUN", help="further runs, each against the first")
+    compare.add_argument("--json", action="store_true", help="print all of it as JSON")
     again = _add(
         runs,
         "reproduce",

@@ -101,7 +101,7 @@ def _inputs(config: Config) -> Iterator[Finding]:
     for name in ("generator", "vlm", "clip"):
         yield _present("weights", name, partial(locate, getattr(config.inputs, name)))
     for benchmark in config.inputs.benchmarks:
-        yield _present("data", f"benchmark {benchmark.name}", partial(locate, benchmark.path))
+        yield _present("data", f"benchmark {benchmark.name}", partial(locate, benchmark.path, kind="dataset"))
     for source in config.inputs.sets:
         yield _present("data", f"{source.name} images", partial(locate_images, source))
         if source.annotations:

@@ -80,8 +80,8 @@ def read_benchmarks(benchmarks: DatasetRef) -> list[BenchmarkSet]:
 
 
 def _located(benchmark: BenchmarkSet) -> BenchmarkSet:
-    images = str(locate(benchmark.images)) if benchmark.images else None
-    return benchmark.model_copy(update={"path": str(locate(benchmark.path)), "images": images})
+    images = str(locate(benchmark.images, kind="dataset")) if benchmark.images else None
+    return benchmark.model_copy(update={"path": str(locate(benchmark.path, kind="dataset")), "images": images})
 
 
 def _absolute(source: InputSet) -> InputSet:

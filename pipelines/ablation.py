@@ -20,6 +20,7 @@ from artiagent.lineage import stage_digest
 from artiagent.records import stable_hash
 from artiagent.store import write_atomic
 from pipelines.runs import CONFIG, DIFF, working_diff
+from steps.alerts import on_failure
 from steps.curate import curate
 from steps.evaluate_base import evaluate_base
 from steps.evaluate_tuned import evaluate_tuned
@@ -39,7 +40,9 @@ CACHED = (
 )  # fmt: skip
 
 
-@pipeline(name="artiagent_ablation", execution_mode=ExecutionMode.FAIL_FAST, enable_pipeline_logs=False)
+@pipeline(
+    name="artiagent_ablation", execution_mode=ExecutionMode.FAIL_FAST, enable_pipeline_logs=False, on_failure=on_failure
+)
 def ablation(config: dict[str, Any], ablation: AblationSection, digests: dict[str, str]) -> None:
     """``config`` is a configuration without defaults, so that a row's preset can fill in what is not given."""
     varied = Ablation(config, ablation)

@@ -217,10 +217,9 @@ def compare_runs(arguments: argparse.Namespace) -> int:
     from pipelines.compared import mlflow_link, paired_scores, text
     from pipelines.runs import compare
 
-    asked = vars(arguments)  # two runs at least
-    names = [arguments.a, arguments.b, *asked.get("more", [])]
+    names = [arguments.a, arguments.b, *arguments.more]
     differences, paired, link = compare(*names), paired_scores(names), mlflow_link(names)
-    if asked.get("json"):
+    if arguments.json:
         scores = [found.model_dump(mode="json") for found in paired]
         print(json.dumps({"runs": names, "differences": differences, "paired": scores, "mlflow": link}, indent=1))
         return 0

@@ -6,6 +6,7 @@ from zenml import pipeline
 from zenml.enums import ExecutionMode
 
 from artiagent.config import Config
+from steps.alerts import on_failure
 from steps.curate import curate
 from steps.evaluate_base import evaluate_base
 from steps.evaluate_tuned import evaluate_tuned
@@ -28,7 +29,9 @@ CACHED = (
 EFFECTS = ("publish", "register", "report")
 
 
-@pipeline(name="artiagent", execution_mode=ExecutionMode.FAIL_FAST, enable_pipeline_logs=False)
+@pipeline(
+    name="artiagent", execution_mode=ExecutionMode.FAIL_FAST, enable_pipeline_logs=False, on_failure=on_failure
+)
 def end_to_end(config: Config, digests: dict[str, str]) -> None:
     """Every stage receives its own section; a section that did not change leaves its stage cached."""
     inputs, generator, vlm, clip, benchmarks = ingest(config.inputs, digests)

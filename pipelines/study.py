@@ -14,6 +14,7 @@ from artiagent.records import stable_hash
 from artiagent.store import write_atomic
 from artiagent.studies.rows import Study, StudySection
 from pipelines.runs import CONFIG, DIFF, working_diff
+from steps.alerts import on_failure
 from steps.curate import curate
 from steps.draw_pairs import draw_pairs
 from steps.ingest import ingest
@@ -28,7 +29,9 @@ from steps.train_study import train_study
 CACHED = ("ingest", "render_scenes", "perceive", "plan", "synthesize", "curate", "draw_pairs", "train_study")
 
 
-@pipeline(name="artiagent_study", execution_mode=ExecutionMode.FAIL_FAST, enable_pipeline_logs=False)
+@pipeline(
+    name="artiagent_study", execution_mode=ExecutionMode.FAIL_FAST, enable_pipeline_logs=False, on_failure=on_failure
+)
 def study(config: dict[str, Any], study: StudySection, digests: dict[str, str]) -> None:
     """``config`` is a configuration as written, so that rows can change what is not given."""
     planned = Study(config, study)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from artiagent import cli, images
+from artiagent import cli
 from artiagent.config import Config
 from artiagent.doctor import diagnose, examine
 from artiagent.store import checkout
@@ -37,7 +37,10 @@ def test_help_is_quick_and_imports_nothing_heavy():
     assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - before < 1.0  # processor time: machines are shared
 
 
-COMMANDS = "run ablate rehearse synthesize curate calibrate evaluate inspect runs nano doctor ui"
+COMMANDS = (
+    "run ablate study rehearse synthesize curate calibrate finetune evaluate leaderboard attention promote rollback "
+    "models inspect serve runs data nano doctor ui"
+)
 
 
 @pytest.mark.parametrize("command", COMMANDS.split())
@@ -130,23 +133,6 @@ def test_doctor_names_what_is_missing(capsys, monkeypatch):
     assert tokens[0].value.startswith("set")
 
 
-def test_inspect_prints_json(capsys, monkeypatch, tmp_path):
-    import numpy as np
-
-    (tmp_path / "i.png").write_bytes(images.encode(np.zeros((8, 8, 3), np.uint8)))
-    (tmp_path / "model").mkdir()
-    (tmp_path / "model" / "config.json").write_text("{}")
-    found = {"verdict": "clean", "score": 0.25, "boxes": [[1, 2, 3, 4]], "explanation": "", "annotated": "a.png"}
-    monkeypatch.setattr("artiagent.inspection.inspect.inspect_image", lambda image, model, section, out: found)
-    arguments = ["inspect", str(tmp_path / "i.png"), "--model", str(tmp_path / "model")]
-    assert cli.main([*arguments, "--json"]) == 0
-    assert json.loads(capsys.readouterr().out) == {**found, "model": "model"}
-    assert cli.main(arguments) == 0
-    text = capsys.readouterr().out
-    assert "clean  (P(artifacts) = 0.25" in text
-    assert "box [1, 2, 3, 4]" in text
-
-
 def test_blind_needs_pairs_or_verdicts(tmp_path, capsys):
     assert cli.main(["blind", "--out", str(tmp_path)]) == 2
     assert "--curated is missing" in capsys.readouterr().err
@@ -163,6 +149,3 @@ def test_blind_scores_verdicts(tmp_path, capsys):
 def test_nano_measurements_name_what_is_missing(tmp_path, capsys):
     assert cli.main(["nano", "truth", "--curated", str(tmp_path), "--parser", str(tmp_path)]) == 2
     assert "no nano-parser here" in capsys.readouterr().err
-    arguments = ["nano", "study", "--curated", str(tmp_path), "--scenes", str(tmp_path), "--out", str(tmp_path / "o")]
-    assert cli.main(arguments) == 2
-    assert "no complete data set" in capsys.readouterr().err

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from artiagent.config import BenchmarkSet, EvaluationSection
 from artiagent.evaluation.baselines import BASELINES
-from artiagent.evaluation.benchmarks import BenchmarkItem, benchmark_sha256, read_items, read_truth
+from artiagent.evaluation.benchmarks import BenchmarkItem, benchmark_sha256, read_items, read_truth, tally
 from artiagent.evaluation.bootstrap import difference, draw_weights, interval
 from artiagent.evaluation.files import FILES
 from artiagent.evaluation.found import REPORT
@@ -117,7 +117,7 @@ def _scored(section: EvaluationSection, benchmark: BenchmarkSet, predictions: Se
         },
         statuses={name: _statuses(rows) for name, rows in answers.items()},
         models={name: rows[0].model_sha256 for name, rows in answers.items()},
-        summary={"resamples": section.resamples, "seed": section.seed},
+        summary={"resamples": section.resamples, "seed": section.seed, **tally(items)},
     )
 
 

@@ -9,12 +9,15 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
 from artiagent.images import data_uri
-from artiagent.records import ARTIFACT_TOOLS, DatasetRef, Pair
+from artiagent.inputs import read_benchmarks
+from artiagent.records import ARTIFACT_TOOLS, DatasetRef, Pair, Prediction
+from artiagent.report import strips
 from artiagent.report.charts import LABELS, curve_chart, score_chart
 from artiagent.report.summary import funnel_rows, interval_text, read_json
 from artiagent.store import Row, read_rows
 
 SHOWN = 9  # pairs per tool
+STRIPS = 10  # benchmark images with both models' answers
 REJECTED = 3  # rejected pairs per reason
 REWARD_LABELS = {
     "within": "reward: clean side preferred, within a scene", "across": "reward: clean side preferred, across scenes",
@@ -57,6 +60,7 @@ def render_page(bundle: dict[str, Any], summary: dict[str, Any]) -> str:
             },
             labels=LABELS,
             interval=interval_text,
+            strips=_strips(bundle),
             sft_chart=curve_chart(_curves(refs["finetune"].uri), ("loss", "margin_loss", "margin", "eval_loss")),
             reward_chart=curve_chart(_curves(refs["train_reward"].uri), ("loss", "train_accuracy", "accuracy")),
         )
@@ -108,6 +112,15 @@ def example(row: Row[Pair]) -> dict[str, Any]:
         "accepted": pair.accepted,
         "kernel": ", ".join(a.injection.kernel for a in shown if a.injection.kernel),
     }
+
+
+def _strips(bundle: dict[str, Any]) -> dict[str, Any]:
+    """Both models' answers on some images of the primary benchmark."""
+    refs, limit = bundle["refs"], bundle["config"].evaluation.limit
+    answers = {
+        model: [row.record for row in read_rows(refs[f"evaluate_{model}"], Prediction)] for model in ("base", "tuned")
+    }
+    return strips.gallery(read_benchmarks(refs["ingest"])[0], answers, STRIPS, limit=limit)
 
 
 def _curves(folder: str) -> list[dict[str, Any]]:

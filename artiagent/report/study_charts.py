@@ -26,7 +26,8 @@ def draw_curves(table: StudyTable, group: GroupResult) -> Any:
         if (base := table.base.get(curve.metric)) is not None:
             axis.axhspan(base.low, base.high, color=INK, alpha=FILLED, lw=0)
             axis.axhline(base.value, color=INK, lw=1, ls=":")
-            _write(axis, curve.band[0].pairs, base.high, "base, not fine-tuned", INK, "bottom")
+            end = curve.band[-1].pairs
+            axis.text(end, base.high, "base, not fine-tuned", fontsize=8, color=INK, ha="right", va="bottom")
         for row in drawn[:1]:
             _draw_oracle(axis, row, curve.metric)
         axis.set_title(LABELS[curve.metric], fontsize=10, color=INK, loc="left")
@@ -114,7 +115,8 @@ def _draw_oracle(axis: Any, row: RowResult, metric: str) -> None:
     axis.axhline(found.value, color=SECOND, lw=1, ls=":")
     axis.plot([row.pairs * 0.92] * 2, [found.low, found.high], color=SECOND, lw=1.8, solid_capstyle="round")
     axis.plot(row.pairs * 0.92, found.value, "D", color=SECOND, ms=5)
-    _write(axis, axis.get_xlim()[0], found.value, f" drawn faults, {row.pairs:,} pairs", SECOND, "bottom")
+    label = f" drawn faults, {row.pairs:,} pairs"
+    axis.text(axis.get_xlim()[0], found.value, label, fontsize=8, color=SECOND, va="bottom")
 
 
 def _curve_legend() -> list[Any]:
@@ -151,10 +153,6 @@ def _dot(axis: Any, found: Interval | None, place: float, colour: str) -> None:
 def _name_rows(axis: Any, names: Sequence[str]) -> None:
     axis.set_yticks(range(len(names)), names)
     axis.set_ylim(len(names) - 0.5, -0.5)
-
-
-def _write(axis: Any, x: float, y: float, words: str, colour: str, align: str) -> None:
-    axis.text(x, y, words, fontsize=8, color=colour, va=align)
 
 
 def _bare(axis: Any, grid: str) -> None:

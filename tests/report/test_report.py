@@ -7,8 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from artiagent.config import Config
+from artiagent.config import BenchmarkSet, Config
+from artiagent.evaluation.benchmarks import read_truth
 from artiagent.images import encode
+from artiagent.inputs import BENCHMARKS
+from artiagent.nano.artibench import write_artibench
 from artiagent.records import (
     Artifact,
     Box,
@@ -20,6 +23,7 @@ from artiagent.records import (
     Mask,
     Pair,
     PatchMapping,
+    Prediction,
 )  # fmt: skip
 from artiagent.report import write_report
 from artiagent.report.summary import text_table
@@ -50,6 +54,19 @@ def pair(index: int, tool: str, accepted: bool, scored: bool = True) -> Row[Pair
     return Row(record.job_id, record, {"clean": picture, "artifact": picture})
 
 
+def answers(folder: Path, benchmark: BenchmarkSet, model: str, verdict: bool) -> DatasetRef:
+    writer: DatasetWriter[Prediction] = DatasetWriter(folder, "predictions")
+    rows = [
+        Prediction(
+            benchmark=benchmark.name, item_id=item.item_id, model=model, model_sha256="m", prompt_hash="p",
+            verdict=verdict, score=float(verdict),
+        )
+        for item in read_truth(benchmark)
+    ]  # fmt: skip
+    writer.write("all", [Row(f"{row.benchmark}/{row.item_id}", row) for row in rows])
+    return writer.finish()
+
+
 def bundle(folder: Path, rows: list[Row[Pair]]) -> dict:
     writer: DatasetWriter[Pair] = DatasetWriter(folder / "curated", "curated", ("clean", "artifact"))
     writer.write("all", rows)
@@ -72,7 +89,13 @@ def bundle(folder: Path, rows: list[Row[Pair]]) -> dict:
         scores={"base": {"macro_f1": INTERVAL}, "tuned": {"macro_f1": INTERVAL, "iou": INTERVAL}},
     )  # fmt: skip
     evaluation = evaluation.model_copy(update={"further": (evaluation.model_copy(update={"benchmark": "second"}),)})
+    benchmark = write_artibench(folder / "bench", 8, encode=lambda images: images) / "drawn.parquet"
+    drawn = BenchmarkSet(name="drawn", path=str(benchmark))
+    (folder / BENCHMARKS).write_text(json.dumps([drawn.model_dump(mode="json")]))
     refs = {
+        "ingest": DatasetRef(kind="inputs", uri=str(folder), digest="i", rows=1),
+        "evaluate_base": answers(folder / "base", drawn, "base", verdict=True),
+        "evaluate_tuned": answers(folder / "tuned", drawn, "tuned", verdict=False),
         "curate": curated,
         "finetune": CheckpointRef(name="vlm", uri=str(folder / "vlm"), sha256="v"),
         "train_reward": CheckpointRef(name="reward", uri=str(folder / "reward"), sha256="r"),
@@ -90,7 +113,8 @@ def test_report_and_summary(tmp_path: Path, accepted: bool) -> None:
     assert json.loads((tmp_path / "run" / "summary.json").read_text()) == json.loads(json.dumps(summary))
     assert page.count('aria-label="clean twin"') == 4
     assert "Scores on ArtiBench-nano" in page and "Scores on second" in page
-    assert ("none accepted" in page) and page.count("data:image/png") == 8
+    assert page.count("false alarm") == page.count(">miss<") > 0
+    assert ("none accepted" in page) and page.count("data:image/png") == 8 + 8  # pairs, benchmark images
     assert not re.search(r'(?:src|href)="https?:', page)
     assert "extra &lt;tail&gt;" in page and "extra <tail>" not in page
     assert "0.710 [0.600, 0.800]" in page

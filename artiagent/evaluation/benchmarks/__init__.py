@@ -50,6 +50,6 @@ def read_truth(benchmark: BenchmarkSet, limit: int | None = None) -> list[Benchm
 
 def benchmark_sha256(benchmark: BenchmarkSet) -> str:
     """Revision of a benchmark: content of its files, images that lie apart included, and how they are read."""
-    places = [locate(place) for place in (benchmark.path, benchmark.images) if place]
+    places = [locate(place, kind="dataset") for place in (benchmark.path, benchmark.images) if place]
     told = benchmark.model_dump_json(exclude={"name", "path", "images"})
     return stable_hash(told, *map(content_sha256, places), length=64)

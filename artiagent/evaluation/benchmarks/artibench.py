@@ -26,7 +26,7 @@ OPTIONAL = ("id", "mask", "fault", "entity", "part", "label", "generator", "mode
 
 def read(benchmark: BenchmarkSet) -> Iterator[tuple[BenchmarkItem, bytes]]:
     """Items and their encoded images in file order."""
-    place = locate(benchmark.path)
+    place = locate(benchmark.path, kind="dataset")
     if not (files := parquet_files(place)):
         raise ValueError(f"{place}: no benchmark there; expected a Parquet file or a folder with *.parquet")
     count = 0

@@ -29,7 +29,7 @@ class Problems:
 
 def read(benchmark: BenchmarkSet) -> Iterator[tuple[BenchmarkItem, bytes]]:
     """Items and their encoded images in the order of the annotations; an item's id is its image's name."""
-    place = locate(benchmark.path)
+    place = locate(benchmark.path, kind="dataset")
     file = one_document(place, DOCUMENT)
     problems: dict[str, Problems] = {}
     for index, entry in enumerate(read_document(file)):
@@ -37,7 +37,7 @@ def read(benchmark: BenchmarkSet) -> Iterator[tuple[BenchmarkItem, bytes]]:
         if name in problems:
             raise ValueError(f"{file}: two entries of the image {name!r}; expected one")
         problems[name] = found
-    folder = locate(benchmark.images) if benchmark.images else place if place.is_dir() else file.parent
+    folder = locate(benchmark.images, kind="dataset") if benchmark.images else place if place.is_dir() else file.parent
     for picture in read_pictures(folder, list(problems)):
         yield _item(picture, problems[picture.name], f"{file}: image {picture.name}"), picture.data
 

@@ -29,14 +29,14 @@ def read(benchmark: BenchmarkSet) -> Iterator[tuple[BenchmarkItem, bytes]]:
             f"benchmark {benchmark.name!r}: RichHF-18K has no images; set 'images' to a folder or Parquet files of "
             "Pick-a-Pic"
         )
-    place = locate(benchmark.path)
+    place = locate(benchmark.path, kind="dataset")
     exported = place.is_dir() and not list(place.rglob("*.tfrecord"))
     maps: dict[str, bytes] = {}  # encoded: some ten KB each
     for name, data in _exported(place) if exported else _published(one_document(place, DOCUMENT)):
         if name in maps:
             raise ValueError(f"{place}: two maps of the image {name!r}; expected one")
         maps[name] = data
-    for picture in read_pictures(locate(benchmark.images), list(maps)):
+    for picture in read_pictures(locate(benchmark.images, kind="dataset"), list(maps)):
         heat = maps[picture.name]
         yield _item(picture, heat, benchmark.heat_threshold, f"{place}: image {picture.name}"), picture.data
 

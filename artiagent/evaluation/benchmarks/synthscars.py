@@ -22,14 +22,14 @@ DOCUMENT = "test.json"
 
 def read(benchmark: BenchmarkSet) -> Iterator[tuple[BenchmarkItem, bytes]]:
     """Items and their encoded images in the order of the annotations; an item's id is its image's name."""
-    file = one_document(locate(benchmark.path), DOCUMENT)
+    file = one_document(locate(benchmark.path, kind="dataset"), DOCUMENT)
     records: dict[str, dict[str, Any]] = {}
     for index, entry in enumerate(read_document(file)):
         name, record = _record(entry, f"{file}: annotation {index}")
         if name in records:
             raise ValueError(f"{file}: two annotations of the image {name!r}; expected one, as in the test split")
         records[name] = record
-    folder = locate(benchmark.images) if benchmark.images else _images_beside(file)
+    folder = locate(benchmark.images, kind="dataset") if benchmark.images else _images_beside(file)
     for picture in read_pictures(folder, list(records)):
         yield _item(picture, records[picture.name], f"{file}: image {picture.name}"), picture.data
 
