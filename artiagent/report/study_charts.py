@@ -92,10 +92,10 @@ def as_png(figure: Any) -> bytes:
 def _draw_curve(axis: Any, curve: Curve, rows: Sequence[RowResult]) -> None:
     at = [point.pairs for point in curve.band]
     values, low, high = (np.array([getattr(p.value, k) for p in curve.band]) for k in ("value", "low", "high"))
-    measured = np.array(at) <= rows[-1].pairs
+    within, beyond = np.array(at) <= rows[-1].pairs, np.array(at) >= rows[-1].pairs
     axis.fill_between(at, low, high, color=ACCENT, alpha=FILLED, lw=0)
-    axis.plot(np.array(at)[measured], values[measured], color=ACCENT, lw=1.3)
-    axis.plot(np.array(at)[~measured], values[~measured], color=ACCENT, lw=1.3, ls="--")
+    axis.plot(np.array(at)[within], values[within], color=ACCENT, lw=1.3)
+    axis.plot(np.array(at)[beyond], values[beyond], color=ACCENT, lw=1.3, ls="--")
     for row in rows:
         found = row.figures[curve.metric]
         axis.plot([row.pairs] * 2, [found.low, found.high], color=ACCENT, lw=1.8, solid_capstyle="round")

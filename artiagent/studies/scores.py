@@ -196,7 +196,8 @@ def _curve(metric: str, sizes: Sequence[int], points: Sequence[Drawn], doublings
     plain, spread = np.array([[point.value for point in points]]), resampled.std(axis=0)
     fit, fits = (fit_power_law(sizes, 1 - values, spread) for values in (plain, resampled))
     beyond = [sizes[-1] * 2**k for k in range(1, doublings + 1)]
-    grid = np.unique(np.geomspace(sizes[0], [*sizes, *beyond][-1], BAND).round().astype(int)).tolist()
+    spread_out = np.geomspace(sizes[0], [*sizes, *beyond][-1], BAND).round().astype(int)
+    grid = np.unique([*spread_out, *sizes]).tolist()
     n = points[0].n
 
     def along(at: list[int]) -> tuple[CurvePoint, ...]:

@@ -66,7 +66,6 @@ def study(inputs):  # noqa: F811
     stages = TinyStudy()
     with pytest.MonkeyPatch.context() as patch:
         stages.install(patch)
-        patch.setattr(cli, "AREAS", tuple(dict.fromkeys((*cli.AREAS, "studies"))))
 
         def run(*options):
             stages.calls.clear()
