@@ -1,6 +1,6 @@
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup run ablation test ui lint lock data-pin clean
+.PHONY: help setup run ablation study test ui lint lock data-pin clean
 
 BIN := .venv/bin
 INSTALLED := .venv/.installed
@@ -19,6 +19,9 @@ run: setup  ## the whole chain on the embedded default (CONFIG=configs/... for a
 
 ablation: setup  ## variants of inversion-injection side by side, about an hour on two cores; ends with a report
 	@$(BIN)/artiagent ablate
+
+study: setup  ## how much data, which faults, turns and stages: over an hour on two cores; ends with a report
+	@$(BIN)/artiagent study
 
 test: setup  ## run the tests
 	@$(BIN)/python -m pytest -n 2 --dist loadfile
