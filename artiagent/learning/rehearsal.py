@@ -214,7 +214,7 @@ def _at_full_depth(flops: dict[str, int], built: PreTrainedConfig, full: PreTrai
 def _full_size(config: PreTrainedConfig, family: ModelFamily, section: SftSection) -> dict[str, Any]:
     """Facts of all layers: what weights, gradients and moments take, whatever was built here."""
     sizes = count_parameters(config, family, section)
-    whole = count_parameters(config, family, section.model_copy(update={"method": "full"}))
+    whole = {**sizes, "trained": sizes["parameters"]}
     return {
         **sizes,
         "states": {name: state_bytes(sizes, torch_dtype(name), section.method) for name in ("bfloat16", "float32")},
