@@ -3,6 +3,7 @@ import yaml
 
 from artiagent.config import Config, CurationSection, VlmSection
 from artiagent.presets import PRESETS, owned
+from artiagent.learning.sharding import check_section
 from artiagent.run_config import ConfigError, effective_config, load_config, parse_config
 from artiagent.store import checkout
 
@@ -44,6 +45,12 @@ def test_paper_numbers():
     assert (config.planning.placement, s.shared_inversion, s.variant_tokens) == ("centroid_ring", False, "all")
     assert [stage.learning_rate for stage in config.sft.stages] == [1e-5, 1e-6]
     assert config.sft.batch_pairs * 2 * config.sft.accumulate * config.sft.processes == 64
+
+
+@pytest.mark.parametrize("name", ["nano", "nano_grounding", "single_gpu", "paper"])
+def test_settings_of_fine_tuning_work_together(name):
+    section = load_config(CONFIGS / f"{name}.yaml").sft
+    check_section(section.model_copy(update={"device": "cpu"}))  # how many accelerators are here does not matter
 
 
 def test_a_preset_fills_in_what_is_not_given(path):
