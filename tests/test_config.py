@@ -2,8 +2,8 @@ import pytest
 import yaml
 
 from artiagent.config import Config, CurationSection, VlmSection
-from artiagent.presets import PRESETS, owned
 from artiagent.learning.sharding import check_section
+from artiagent.presets import PRESETS, owned
 from artiagent.run_config import ConfigError, effective_config, load_config, parse_config
 from artiagent.store import checkout
 
