@@ -6,8 +6,10 @@ Knows no option: those stand in `config`.
 
 from __future__ import annotations
 
+import copy
 import difflib
 import json
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -81,6 +83,51 @@ def validated(model: type[S], tree: Any, origin: str) -> S:
         return model.model_validate(tree)
     except ValidationError as error:
         raise ConfigError("\n".join(f"{origin}: {_explain(model, e)}" for e in error.errors())) from error
+
+
+def vary(
+    tree: dict[str, Any], changes: Mapping[str, Any], origin: str, shared: Config, allowed: Collection[str]
+) -> Config:
+    """The configuration of a row: dotted keys set on top of a tree that others share.
+
+    Args:
+        tree: the configuration as written, without defaults; it is not changed.
+        changes: dotted key -> value.
+        origin: file and row, for errors.
+        shared: the configuration without the changes.
+        allowed: sections in which the row may differ from it.
+
+    Raises ConfigError naming the key that is unknown, invalid, or shared by all rows.
+    """
+    tree = copy.deepcopy(tree)
+    for key, value in changes.items():
+        try:
+            set_key(tree, key, value)
+        except ConfigError as error:
+            raise ConfigError(f"{origin}: {key}: {error}") from error
+    config = parse_config(tree, origin)
+    for name in Config.model_fields:
+        if name not in allowed and getattr(config, name) != getattr(shared, name):
+            raise ConfigError(f"{origin}: sets {name!r}, which all rows share (a row may set {', '.join(allowed)})")
+    return config
+
+
+def read_varied(path: Path | str, name: str, holds: str, overrides: Sequence[str]) -> tuple[dict[str, Any], Any]:
+    """``parameters.config`` and the mapping ``parameters.<name>`` beside it, overrides of both applied.
+
+    Args:
+        path: YAML file.
+        name: of the second mapping; overrides that begin with it are its own.
+        holds: what it holds, for the error.
+        overrides: ``section.key=value``.
+    """
+    parameters = read_parameters(path)
+    tree, rest = parameters["config"], {name: parameters.get(name)}
+    if not isinstance(rest[name], dict):
+        raise ConfigError(f"{path}: expected a mapping under 'parameters: {name}:' with its {holds}")
+    for override in overrides:
+        apply_override(rest if override.startswith(f"{name}.") else tree, override)
+    return tree, rest[name]
 
 
 def apply_override(tree: dict[str, Any], override: str) -> None:

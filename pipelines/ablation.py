@@ -8,7 +8,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import yaml
 from zenml import pipeline
 from zenml.enums import ExecutionMode
 from zenml.steps import BaseStep
@@ -18,8 +17,7 @@ from artiagent.ablation.rows import Ablation, AblationSection
 from artiagent.config import Section
 from artiagent.lineage import stage_digest
 from artiagent.records import stable_hash
-from artiagent.store import write_atomic
-from pipelines.runs import CONFIG, DIFF, working_diff
+from pipelines.runs import write_run_config
 from steps.alerts import on_failure
 from steps.curate import curate
 from steps.evaluate_base import evaluate_base
@@ -30,7 +28,6 @@ from steps.instruct import instruct
 from steps.perceive import perceive
 from steps.plan import plan
 from steps.reconstruct import reconstruct
-from steps.stage import runs_dir
 from steps.synthesize import synthesize
 from steps.tabulate import tabulate
 
@@ -83,9 +80,7 @@ def open_ablation(varied: Ablation, digests: dict[str, str], document: dict[str,
     inputs = (f"{name}={digest}" for name, digest in sorted(digests.items()))
     name = f"ablation-{stable_hash(*settings, *inputs, *sources, length=8)}"
     parameters = {"config": varied.tree, "ablation": varied.section.model_dump(mode="json"), "digests": digests}
-    text = yaml.safe_dump({**document, "parameters": parameters}, sort_keys=False)
-    write_atomic(runs_dir() / name / CONFIG, text.encode())
-    write_atomic(runs_dir() / name / DIFF, working_diff(root))
+    write_run_config(name, document, parameters, root)
     return name
 
 

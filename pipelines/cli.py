@@ -86,8 +86,7 @@ def print_ablation(name: str) -> None:
 
     folder = runs_dir() / name
     print(f"\n{text(AblationTable.model_validate_json((folder / TABLE).read_text()))}")
-    print(f"\nreport:      xdg-open {_near(folder)}/{PAGE}\nfigures:     {_near(folder)}/{TABLE}")
-    print("dashboards:  make ui   (MLflow and ZenML on 127.0.0.1)")
+    print_places(folder, PAGE, TABLE)
 
 
 def study(arguments: argparse.Namespace) -> int:
@@ -122,7 +121,12 @@ def print_study(name: str) -> None:
 
     folder = runs_dir() / name
     print(f"\n{text(StudyTable.model_validate_json((folder / TABLE).read_text()))}")
-    print(f"\nreport:      xdg-open {_near(folder)}/{PAGE}\nfigures:     {_near(folder)}/{TABLE}")
+    print_places(folder, PAGE, TABLE)
+
+
+def print_places(folder: Path, page: str, table: str) -> None:
+    """The commands that open more."""
+    print(f"\nreport:      xdg-open {_near(folder)}/{page}\nfigures:     {_near(folder)}/{table}")
     print("dashboards:  make ui   (MLflow and ZenML on 127.0.0.1)")
 
 
@@ -181,8 +185,7 @@ def print_results(record: RunRecord) -> None:
     print(f"\nexecuted now: {', '.join(executed) or 'nothing, every stage was cached'}")
     for line in versions(folder):
         print(line)
-    print(f"\nreport:      xdg-open {_near(folder)}/report.html\nfigures:     {_near(folder)}/{SUMMARY}")
-    print("dashboards:  make ui   (MLflow and ZenML on 127.0.0.1)")
+    print_places(folder, "report.html", SUMMARY)
 
 
 def versions(folder: Path) -> list[str]:

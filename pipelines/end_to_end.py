@@ -29,9 +29,7 @@ CACHED = (
 EFFECTS = ("publish", "register", "report")
 
 
-@pipeline(
-    name="artiagent", execution_mode=ExecutionMode.FAIL_FAST, enable_pipeline_logs=False, on_failure=on_failure
-)
+@pipeline(name="artiagent", execution_mode=ExecutionMode.FAIL_FAST, enable_pipeline_logs=False, on_failure=on_failure)
 def end_to_end(config: Config, digests: dict[str, str]) -> None:
     """Every stage receives its own section; a section that did not change leaves its stage cached."""
     inputs, generator, vlm, clip, benchmarks = ingest(config.inputs, digests)

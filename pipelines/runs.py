@@ -78,13 +78,17 @@ def open_run(
         machine=f"{platform.machine()}, {os.cpu_count()} cores", config_digest=config.digest(),
         inputs=digests, sources=sources,
     )  # fmt: skip
-    folder = runs_dir() / record.name
     parameters = {"config": config.model_dump(mode="json"), "digests": digests}
-    text = yaml.safe_dump({**document, "parameters": parameters}, sort_keys=False)
-    write_atomic(folder / CONFIG, text.encode())
-    write_atomic(folder / DIFF, working_diff(root))
+    write_run_config(record.name, document, parameters, root)
     save(record)
     return record
+
+
+def write_run_config(name: str, document: dict[str, Any], parameters: dict[str, Any], root: Path) -> None:
+    """``config.yaml``, with what is effective as its ``parameters``, and ``changes.diff`` of a run's folder."""
+    text = yaml.safe_dump({**document, "parameters": parameters}, sort_keys=False)
+    write_atomic(runs_dir() / name / CONFIG, text.encode())
+    write_atomic(runs_dir() / name / DIFF, working_diff(root))
 
 
 def save(record: RunRecord) -> None:

@@ -5,15 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import yaml
 from zenml import pipeline
 from zenml.enums import ExecutionMode
 
 from artiagent.lineage import stage_digest
 from artiagent.records import stable_hash
-from artiagent.store import write_atomic
 from artiagent.studies.rows import Study, StudySection
-from pipelines.runs import CONFIG, DIFF, working_diff
+from pipelines.runs import write_run_config
 from steps.alerts import on_failure
 from steps.curate import curate
 from steps.draw_pairs import draw_pairs
@@ -21,7 +19,6 @@ from steps.ingest import ingest
 from steps.perceive import perceive
 from steps.plan import plan
 from steps.render_scenes import render_scenes
-from steps.stage import runs_dir
 from steps.synthesize import synthesize
 from steps.tabulate_study import tabulate_study
 from steps.train_study import train_study
@@ -64,7 +61,5 @@ def open_study(planned: Study, digests: dict[str, str], document: dict[str, Any]
     inputs = (f"{name}={digest}" for name, digest in sorted(digests.items()))
     name = f"study-{stable_hash(*settings, *inputs, *sources, length=8)}"
     parameters = {"config": planned.tree, "study": planned.section.model_dump(mode="json"), "digests": digests}
-    text = yaml.safe_dump({**document, "parameters": parameters}, sort_keys=False)
-    write_atomic(runs_dir() / name / CONFIG, text.encode())
-    write_atomic(runs_dir() / name / DIFF, working_diff(root))
+    write_run_config(name, document, parameters, root)
     return name

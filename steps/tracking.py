@@ -5,6 +5,7 @@ Knows MLflow. Does not know how anything was computed: it reads references, thei
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
@@ -29,6 +30,8 @@ from artiagent.studies.rows import RunsSection
 from artiagent.studies.table import StudyTable
 from artiagent.vlm.calls import CALLS
 from steps.stage import Ref
+from steps.system import metrics as system_metrics
+from steps.system import samples_path
 from steps.traces import log_calls
 
 RUN, STAGE = "artiagent.run", "artiagent.stage"
@@ -225,7 +228,7 @@ def _log_stage(
             metrics |= {f"{part.benchmark}/{m}/{k}": v for m in part.scores for k, v in scores(part, m).items()}
     tags = {k: str(v) for k, v in ref.summary.items() if isinstance(v, str)}
     _log(client, run, params=flatten(section.model_dump(mode="json")), metrics=metrics, tags=tags)
-    for batch in _batches(_curves(ref)):
+    for batch in _batches(itertools.chain(_curves(ref), _machine(ref))):
         client.log_batch(run, metrics=batch)
     _log_inputs(client, run, {stage: ref})
     if stage == "curate" and (page := Path(ref.uri) / REPORT).is_file():
@@ -299,6 +302,11 @@ def _curves(ref: Ref) -> Iterator[Metric]:
         values = {k: v for k, v in row.items() if k != "step" and isinstance(v, (int, float))}
         for key, value in values.items():
             yield Metric(metric_name(f"{prefix}{key}"), float(value), now, int(row.get("step", 0)))
+
+
+def _machine(ref: Ref) -> Iterator[Metric]:
+    """What the machine did while a model was trained, as it was sampled."""
+    return system_metrics(samples_path(Path(ref.uri))) if isinstance(ref, CheckpointRef) else iter(())
 
 
 def _batches(metrics: Iterator[Metric]) -> Iterator[list[Metric]]:

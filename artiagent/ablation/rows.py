@@ -5,7 +5,6 @@ Knows how rows are written down and become configurations. Does not know how a r
 
 from __future__ import annotations
 
-import copy
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from artiagent.config import Config, Section
-from artiagent.run_config import ConfigError, apply_override, parse_config, read_parameters, set_key, validated
+from artiagent.run_config import ConfigError, parse_config, read_varied, validated, vary
 
 VARIED = ("preset", "planning", "synthesis", "curation", "instruction", "sft")  # everything else the rows share
 
@@ -82,17 +81,7 @@ class Ablation:
         return {row.name: self._config(row, shared) for row in self.section.rows}
 
     def _config(self, row: AblationRow, shared: Config) -> Config:
-        tree, origin = copy.deepcopy(self.tree), f"{self.origin}: row {row.name!r}"
-        for key, value in row.set.items():
-            try:
-                set_key(tree, key, value)
-            except ConfigError as error:
-                raise ConfigError(f"{origin}: {key}: {error}") from error
-        config = parse_config(tree, origin)
-        for name in Config.model_fields:
-            if name not in VARIED and getattr(config, name) != getattr(shared, name):
-                raise ConfigError(f"{origin}: sets {name!r}, which all rows share (a row may set {', '.join(VARIED)})")
-        return config
+        return vary(self.tree, row.set, f"{self.origin}: row {row.name!r}", shared, VARIED)
 
 
 def load_ablation(
@@ -108,13 +97,8 @@ def load_ablation(
 
     Raises ConfigError naming file, row and key.
     """
-    parameters = read_parameters(path)
-    tree, rest = parameters["config"], {"ablation": parameters.get("ablation")}
-    if not isinstance(rest["ablation"], dict):
-        raise ConfigError(f"{path}: expected a mapping under 'parameters: ablation:' with its rows")
-    for override in overrides:
-        apply_override(rest if override.startswith("ablation.") else tree, override)
-    section = validated(AblationSection, rest["ablation"], f"{path}: ablation")
+    tree, written = read_varied(path, "ablation", "rows", overrides)
+    section = validated(AblationSection, written, f"{path}: ablation")
     if unknown := sorted(set(rows) - set(section.names)):
         raise ConfigError(f"--rows {unknown[0]!r}: no such row in {path} (known: {', '.join(section.names)})")
     kept = [row for row in section.rows if not rows or row.name in {*rows, section.reference}]

@@ -6,7 +6,6 @@ know how a run is made or measured.
 
 from __future__ import annotations
 
-import copy
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from artiagent.config import Config, EvaluationSection, InstructionSection, Section, SftSection, transport
-from artiagent.run_config import ConfigError, apply_override, parse_config, read_parameters, set_key, validated
+from artiagent.run_config import ConfigError, parse_config, read_varied, validated, vary
 
 VARIED = ("instruction", "sft")  # everything else the rows share
 NAME = r"^[a-z0-9][a-z0-9-]*$"  # enters names of MLflow runs and of files
@@ -157,16 +156,8 @@ class Study:
         return runs, found
 
     def _config(self, group: StudyGroup, row: StudyRow, shared: Config) -> Config:
-        tree, origin = copy.deepcopy(self.tree), f"{self.origin}: group {group.name!r}, row {row.name!r}"
-        for key, value in {**group.set, **row.set}.items():
-            try:
-                set_key(tree, key, value)
-            except ConfigError as error:
-                raise ConfigError(f"{origin}: {key}: {error}") from error
-        config = parse_config(tree, origin)
-        for name in Config.model_fields:
-            if name not in VARIED and getattr(config, name) != getattr(shared, name):
-                raise ConfigError(f"{origin}: sets {name!r}, which all rows share (a row may set {', '.join(VARIED)})")
+        origin = f"{self.origin}: group {group.name!r}, row {row.name!r}"
+        config = vary(self.tree, {**group.set, **row.set}, origin, shared, VARIED)
         if config.instruction.pairs is None:
             raise ConfigError(f"{origin}: instruction.pairs is null; give a number, so that rows train on equally many")
         return config
@@ -198,13 +189,8 @@ def load_study(path: Path | str, overrides: Sequence[str] = (), groups: Sequence
 
     Raises ConfigError naming file, group, row and key.
     """
-    parameters = read_parameters(path)
-    tree, rest = parameters["config"], {"study": parameters.get("study")}
-    if not isinstance(rest["study"], dict):
-        raise ConfigError(f"{path}: expected a mapping under 'parameters: study:' with its groups")
-    for override in overrides:
-        apply_override(rest if override.startswith("study.") else tree, override)
-    section = validated(StudySection, rest["study"], f"{path}: study")
+    tree, written = read_varied(path, "study", "groups", overrides)
+    section = validated(StudySection, written, f"{path}: study")
     names = [group.name for group in section.groups]
     if unknown := sorted(set(groups) - set(names)):
         raise ConfigError(f"--groups {unknown[0]!r}: no such group in {path} (known: {', '.join(names)})")
