@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from artiagent.evaluation.found import EvaluatedModel
     from artiagent.records import CheckpointRef, DatasetRef
 
-CSV = "scores.csv"
+CSV, THRESHOLDS = "scores.csv", "thresholds.json"
 EXAMPLES = """examples:
   artiagent evaluate --model models:/artiagent-vlm-nano@champion
   artiagent evaluate --model data/weights/nano-vl --benchmark drawn --benchmark generated
@@ -73,6 +73,8 @@ def evaluate(arguments: argparse.Namespace) -> int:
     write_model(out, who)
     for part in (report, *report.further):
         print(text_table(part), end="\n\n")
+    if arguments.predictions and arguments.predictions.is_dir():
+        print(*_sensitivity(config, benchmarks, arguments.predictions, out), sep="\n", end="\n\n")
     print(*_account(predictions), out / REPORT, out / CSV, sep="\n")
     return 0
 
@@ -112,6 +114,25 @@ def _from_files(
     )  # fmt: skip
     out = arguments.out or _store(config, benchmarks, who.sha256, who.name, str(arguments.threshold))
     return who, predict_from_files(benchmarks, who.name, place, arguments.threshold, out / "predictions"), out
+
+
+def _sensitivity(config: Config, benchmarks: list[BenchmarkSet], maps: Path, out: Path) -> Iterator[str]:
+    """What another threshold of the heat maps would have given; also as ``thresholds.json``."""
+    from artiagent.evaluation.benchmarks import read_truth
+    from artiagent.evaluation.files import threshold_table
+    from artiagent.report.summary import interval_text
+    from artiagent.store import write_atomic
+
+    section, tables = config.evaluation, {}
+    for benchmark in benchmarks:
+        if any(item.localizable for item in read_truth(benchmark)):
+            found = threshold_table(benchmark, maps, resamples=section.resamples, seed=section.seed)
+            tables[benchmark.name] = {t: {k: i.model_dump() for k, i in row.items()} for t, row in found.items()}
+    write_atomic(out / THRESHOLDS, json.dumps(tables, indent=1).encode())
+    for name, table in tables.items():
+        yield f"{name + ', threshold':<24}{'IoU':>22}{'pixel F1':>22}"
+        for threshold, row in table.items():
+            yield f"{threshold:<24}{interval_text(row['iou']):>22}{interval_text(row['pixel_f1']):>22}"
 
 
 def _opened(location: str, name: str | None, config: Config) -> tuple[EvaluatedModel, CheckpointRef]:

@@ -9,6 +9,7 @@ import re
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from artiagent.cli import main
@@ -77,6 +78,21 @@ def test_a_local_model_and_predictions_from_files(
     out = tmp_path / "mine"
     assert main(["evaluate", "--predictions", str(answers), "--name", "x", "--out", str(out), *options]) == 0
     assert read_evaluation(out)[0].name == "x" and len(evaluations()) == 2
+
+
+def test_heat_maps_come_with_other_thresholds(
+    options: Options, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    maps, out = tmp_path / "maps", tmp_path / "out"
+    maps.mkdir()
+    for k in range(6):
+        heat = np.zeros((128, 128), np.float32)
+        heat[16:48, 16:48] = 0.35
+        np.save(maps / f"item-{k}.npy", heat)
+    assert main(["evaluate", "--predictions", str(maps), "--name", "PAL", "--out", str(out), *options]) == 0
+    table = json.loads((out / "thresholds.json").read_text())["drawn"]
+    assert [table[t]["iou"]["value"] for t in ("0.1", "0.3", "0.4")] == [1, 1, 0]
+    assert "drawn, threshold" in capsys.readouterr().out
 
 
 def test_the_newest_evaluation_comes_first_and_unfinished_ones_do_not(options: Options, answers: Path) -> None:
