@@ -61,6 +61,11 @@ def checkout() -> Path | None:
     return root if (root / "pyproject.toml").is_file() and (root / "pipelines").is_dir() else None
 
 
+def runs_dir() -> Path:
+    """Folder of the runs' reports: ``runs`` in the checkout, or below ``$ARTIAGENT_HOME`` when that is set."""
+    return (home() if os.environ.get("ARTIAGENT_HOME") else checkout() or Path.cwd()) / "runs"
+
+
 def dataset_dir(kind: str, *identity: str) -> Path:
     """Folder for a derived data set, named by what it is made from (sections, input digests, code digest)."""
     return home() / "store" / kind / stable_hash(kind, *identity, length=20)

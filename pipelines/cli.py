@@ -82,7 +82,7 @@ def print_ablation(name: str) -> None:
     """The table and the commands that open more."""
     from artiagent.ablation.table import AblationTable, text
     from artiagent.report.ablation import PAGE, TABLE
-    from steps.stage import runs_dir
+    from artiagent.store import runs_dir
 
     folder = runs_dir() / name
     print(f"\n{text(AblationTable.model_validate_json((folder / TABLE).read_text()))}")
@@ -115,9 +115,9 @@ def study(arguments: argparse.Namespace) -> int:
 def print_study(name: str) -> None:
     """Findings, figures, and the commands that open more."""
     from artiagent.report.study import PAGE, TABLE
+    from artiagent.store import runs_dir
     from artiagent.studies.findings import text
     from artiagent.studies.table import StudyTable
-    from steps.stage import runs_dir
 
     folder = runs_dir() / name
     print(f"\n{text(StudyTable.model_validate_json((folder / TABLE).read_text()))}")
@@ -135,8 +135,8 @@ def execute(pipeline: Pipeline, name: str, profile: str) -> PipelineRunResponse:
     from zenml import Model
     from zenml.exceptions import RunInterruptedException, ZenMLBaseException
 
+    from artiagent.store import runs_dir
     from pipelines.runs import CONFIG
-    from steps.stage import runs_dir
 
     model = Model(name="artiagent", version=name, tags=[profile])
     pipeline = pipeline.with_options(
@@ -174,8 +174,8 @@ def collect(finished: PipelineRunResponse) -> dict[str, StageResult]:
 def print_results(record: RunRecord) -> None:
     """The short table and the commands that open more."""
     from artiagent.report.summary import text_table
+    from artiagent.store import runs_dir
     from pipelines.runs import SUMMARY
-    from steps.stage import runs_dir
 
     folder = runs_dir() / record.name
     executed = [stage for stage, result in record.stages.items() if not result.cached]

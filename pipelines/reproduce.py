@@ -13,9 +13,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-from artiagent.store import checkout, file_sha256
+from artiagent.store import checkout, file_sha256, runs_dir
 from pipelines.runs import CONFIG, DIFF, RECORD, RunRecord, load_run
-from steps.stage import runs_dir
 
 
 def reproduce(name: str, workdir: Path | None = None) -> int:

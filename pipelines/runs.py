@@ -21,8 +21,7 @@ import yaml
 from artiagent.config import Config
 from artiagent.lineage import git_revision, stage_digest
 from artiagent.records import Record, stable_hash
-from artiagent.store import file_sha256, write_atomic
-from steps.stage import runs_dir
+from artiagent.store import file_sha256, runs_dir, write_atomic
 
 RECORD, CONFIG, DIFF, SUMMARY = "run.json", "config.yaml", "changes.diff", "summary.json"
 

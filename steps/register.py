@@ -6,8 +6,8 @@ import json
 
 from artiagent.config import Config
 from artiagent.records import CheckpointRef, DatasetRef, EvaluationReport
-from artiagent.store import write_atomic
-from steps.stage import Ref, effect_step, run_name, runs_dir
+from artiagent.store import runs_dir, write_atomic
+from steps.stage import Ref, effect_step, run_name
 
 REGISTERED = "registered.json"
 

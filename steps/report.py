@@ -7,8 +7,9 @@ import json
 from artiagent.config import Config
 from artiagent.publish import find_pointer
 from artiagent.records import CheckpointRef, DatasetRef, EvaluationReport
+from artiagent.store import runs_dir
 from steps.register import REGISTERED
-from steps.stage import effect_step, run_name, runs_dir
+from steps.stage import effect_step, run_name
 
 
 def run(

@@ -6,7 +6,6 @@ Knows ZenML, the cache key and the provenance of an output. Does not know any sc
 from __future__ import annotations
 
 import functools
-import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -20,7 +19,7 @@ import materializers  # noqa: F401  (registers how references are stored)
 from artiagent.config import Section
 from artiagent.lineage import git_revision, stage_digest, stage_files
 from artiagent.records import CheckpointRef, DatasetRef, EvaluationReport, stable_hash
-from artiagent.store import checkout, dataset_dir, home
+from artiagent.store import checkout, dataset_dir
 from steps.measure import Meter
 
 Ref = DatasetRef | CheckpointRef | EvaluationReport
@@ -37,11 +36,6 @@ def source_root() -> Path:
 def out_dir(kind: str, module: str, section: Section, *inputs: Ref | Section) -> Path:
     """Folder of a stage's output, named by its section, its inputs' contents and its source code."""
     return dataset_dir(kind, section.digest(), *map(digest_of, inputs), stage_digest(module, source_root()))
-
-
-def runs_dir() -> Path:
-    """Folder of the runs' reports: ``runs`` in the checkout, or below ``$ARTIAGENT_HOME`` when that is set."""
-    return (home() if os.environ.get("ARTIAGENT_HOME") else source_root()) / "runs"
 
 
 def digest_of(ref: Ref | Section) -> str:

@@ -8,7 +8,8 @@ from artiagent.ablation.rows import AblationSection
 from artiagent.config import EvaluationSection
 from artiagent.lineage import git_revision
 from artiagent.records import DatasetRef
-from steps.stage import effect_step, run_name, runs_dir, source_root
+from artiagent.store import runs_dir
+from steps.stage import effect_step, run_name, source_root
 
 
 def run(

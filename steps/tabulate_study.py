@@ -6,8 +6,9 @@ import platform
 
 from artiagent.lineage import git_revision
 from artiagent.records import DatasetRef
+from artiagent.store import runs_dir
 from artiagent.studies.rows import RunsSection, StudySection
-from steps.stage import effect_step, run_name, runs_dir, source_root
+from steps.stage import effect_step, run_name, source_root
 
 
 def run(

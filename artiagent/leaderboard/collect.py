@@ -6,7 +6,6 @@ Knows folders and files. Does not rank, group or compare anything.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -20,7 +19,7 @@ from artiagent.config import BenchmarkSet
 from artiagent.evaluation.benchmarks import BenchmarkItem, benchmark_sha256, read_truth
 from artiagent.evaluation.found import evaluations, read_evaluation
 from artiagent.records import EvaluationReport, Prediction
-from artiagent.store import MANIFEST, StoreError, checkout, home, read_rows
+from artiagent.store import MANIFEST, StoreError, home, read_rows, runs_dir
 
 PREDICTIONS = "predictions"  # beside an evaluation's report
 STAGES = {"base": "evaluate_base", "tuned": "evaluate_tuned"}  # a run's model -> the stage of its predictions
@@ -45,12 +44,6 @@ class Source:
         return (self.report, *self.report.further)
 
 
-def runs_folder() -> Path:
-    """Where pipeline runs leave their reports: below ``$ARTIAGENT_HOME`` when that is set, else in the checkout."""
-    root = home() if os.environ.get("ARTIAGENT_HOME") else checkout() or Path.cwd()
-    return root / "runs"
-
-
 def collect(folders: Sequence[Path] | None = None, runs: Path | None = None) -> tuple[list[Source], list[str]]:
     """All finished evaluations and runs, newest first, and a line for each that cannot be read.
 
@@ -62,7 +55,7 @@ def collect(folders: Sequence[Path] | None = None, runs: Path | None = None) -> 
     notes: list[str] = []
     for read, places in (
         (_evaluated, evaluations() if folders is None else folders),
-        (_ran, _summaries(runs or runs_folder())),
+        (_ran, _summaries(runs or runs_dir())),
     ):
         for place in places:
             try:
