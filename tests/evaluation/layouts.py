@@ -219,4 +219,4 @@ def example(features: dict[str, bytes | float | int | list[float]]) -> bytes:
             feature.int64_list.value.append(value)
         else:
             feature.float_list.value.extend(value if isinstance(value, list) else [value])
-    return message.SerializeToString()
+    return message.SerializeToString(deterministic=True)

@@ -238,6 +238,7 @@ class TestRichHF:
             (tfrecord([example({"filename": b"11-aa.png", "artifact_map": b"x"})]), "not a readable heat map"),
             (b"version https://git-lfs.github.com/spec/v1\noid sha256:681\n", "a Git LFS pointer"),
         ],
+        ids=["empty", "no-example", "no-map", "twice", "no-image", "no-heat-map", "pointer"],
     )
     def test_broken_records_are_named(self, tmp_path: Path, data: bytes, message: str) -> None:
         benchmark = richhf(tmp_path)
