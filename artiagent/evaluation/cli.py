@@ -53,7 +53,7 @@ def add_commands(
         "--benchmark", action="append", default=[], metavar="NAME",
         help="of inputs.benchmarks; repeatable; the first is the primary one; default: all",
     )  # fmt: skip
-    judge.add_argument("--threshold", type=float, default=0.3, help="of heat maps scaled to 0..1 (default %(default)s)")
+    judge.add_argument("--threshold", type=float, help="of heat maps scaled to 0..1 (default 0.3)")
     judge.add_argument("--out", type=Path, help="folder for all that is written; default: in the store")
 
 
@@ -99,11 +99,12 @@ def _from_model(
 def _from_files(
     arguments: argparse.Namespace, config: Config, benchmarks: list[BenchmarkSet]
 ) -> tuple[EvaluatedModel, DatasetRef, Path]:
-    from artiagent.evaluation.files import predict_from_files
+    from artiagent.evaluation.files import THRESHOLD, predict_from_files
     from artiagent.evaluation.found import EvaluatedModel
     from artiagent.store import content_sha256
 
     place = arguments.predictions
+    threshold = THRESHOLD if arguments.threshold is None else arguments.threshold
     if arguments.name is None:
         raise ValueError(f"--predictions {place}: --name is missing; give the name of the model that made them")
     if not place.exists():
@@ -112,8 +113,8 @@ def _from_files(
         name=_checked(arguments.name), kind="files", location=str(place.resolve()), sha256=content_sha256(place),
         prompts="files", date=_now(),
     )  # fmt: skip
-    out = arguments.out or _store(config, benchmarks, who.sha256, who.name, str(arguments.threshold))
-    return who, predict_from_files(benchmarks, who.name, place, arguments.threshold, out / "predictions"), out
+    out = arguments.out or _store(config, benchmarks, who.sha256, who.name, str(threshold))
+    return who, predict_from_files(benchmarks, who.name, place, threshold, out / "predictions"), out
 
 
 def _sensitivity(config: Config, benchmarks: list[BenchmarkSet], maps: Path, out: Path) -> Iterator[str]:
