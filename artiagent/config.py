@@ -148,6 +148,9 @@ class InputsSection(Section):
     generator: str = "data/weights/nano-flux"  # FluxPipeline folder or hub id
     vlm: str = "data/weights/nano-vl"  # Qwen2.5-VL folder or hub id
     clip: str = "data/weights/nano-clip"
+    sampler: str = "data/weights/nano-schnell"  # FluxPipeline of few steps: draws what search and audit look at
+    inpainter: str = "data/weights/nano-fill"  # FluxFillPipeline, FluxPipeline or a FLUX ControlNet folder, or hub id
+    parser: str | None = "data/weights/nano-parser"  # counts parts: a judge that nothing here was trained on; optional
     # The first is the primary one: runs are compared and models promoted on it.
     benchmarks: tuple[BenchmarkSet, ...] = Field(
         default=(
@@ -390,6 +393,67 @@ class RewardSection(Section):
     threads: int = Field(default=2, ge=1)
 
 
+class SearchSection(Section):
+    """Reward-guided generation (spec: training, "Reward-guided generation")."""
+
+    prompts: str = "configs/prompts/nano.txt"  # a prompt per line; # begins a comment
+    limit: int | None = Field(default=None, ge=1)  # the first so many prompts
+    algorithms: tuple[Literal["random", "zero_order", "particles"], ...] = ("random", "zero_order", "particles")
+    rounds: int = Field(default=6, ge=1, le=12)  # round r of random search draws 2^r fresh noises
+    steps: int = Field(default=4, ge=1)  # transformer calls per image
+    guidance: float = 0.0  # above 1: embedded guidance where the model has it
+    size: int = Field(default=128, ge=16)  # px, height and width
+    neighbours: int = Field(default=4, ge=1)  # zero-order: candidates around the pivot per round
+    radius: float = Field(default=0.5, gt=0, lt=1)  # zero-order: share of fresh noise in a neighbour
+    particles: int = Field(default=8, ge=2)
+    temperature: float = Field(default=0.5, gt=0)  # particles: weight exp(reward / temperature)
+    keep_images: Literal["best", "all"] = "best"  # best: of every round; all: of every candidate
+    seed: int = 0
+    batch: int = transport(16, ge=1)  # images per transformer call
+    resamples: int = Field(default=10_000, ge=100)
+    device: str = "auto"
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    threads: int = transport(2, ge=1)
+
+
+class CorrectionSection(Section):
+    """VLM-guided correction (spec: training, "Correction")."""
+
+    rounds: int = Field(default=3, ge=1)
+    candidates: int = Field(default=4, ge=1)  # repaintings per box and round
+    threshold: float = Field(default=0.5, gt=0, lt=1)  # P(Yes) from which an image is worked on
+    steps: int = Field(default=8, ge=1)  # transformer calls per repainting
+    strength: float = Field(default=0.9, gt=0, le=1)  # of FluxInpaintPipeline
+    guidance: float = 1.0
+    dilate: float = Field(default=0.15, ge=0)  # by which a box grows, as a share of its side
+    feather: int = Field(default=4, ge=0)  # px over which the repainting fades into the input, inside the dilated box
+    reward_margin: float = Field(default=0.0, ge=0)  # by which the verifier has to prefer the repainting
+    verdict_margin: float = Field(default=0.05, ge=0)  # by which P(Yes) has to fall
+    seed: int = 0
+    batch: int = transport(8, ge=1)
+    resamples: int = Field(default=10_000, ge=100)
+    device: str = "auto"
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    threads: int = transport(2, ge=1)
+
+
+class AuditSection(Section):
+    """Prevalence of artifacts in what generators draw (``artiagent audit``)."""
+
+    prompts: str = "configs/prompts/nano.txt"
+    limit: int | None = Field(default=None, ge=1)
+    images: int = Field(default=4, ge=1)  # per prompt and generator
+    steps: int | None = Field(default=None, ge=1)  # None: 4 of schnell, else 28
+    size: int = Field(default=128, ge=16)
+    threshold: float = Field(default=0.5, gt=0, lt=1)  # P(Yes) from which an image is faulty
+    seed: int = 0
+    batch: int = transport(16, ge=1)
+    resamples: int = Field(default=10_000, ge=100)
+    device: str = "auto"
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    threads: int = transport(2, ge=1)
+
+
 class RegistrySection(Section):
     vlm_name: str = "artiagent-vlm-nano"
     reward_name: str = "artiagent-reward-nano"
@@ -426,5 +490,8 @@ class Config(Section):
     sft: SftSection = SftSection()
     evaluation: EvaluationSection = EvaluationSection()
     reward: RewardSection = RewardSection()
+    search: SearchSection = SearchSection()
+    correction: CorrectionSection = CorrectionSection()
+    audit: AuditSection = AuditSection()
     registry: RegistrySection = RegistrySection()
     promotion: PromotionSection = PromotionSection()
