@@ -420,17 +420,27 @@ class CorrectionSection(Section):
     """VLM-guided correction (spec: training, "Correction")."""
 
     rounds: int = Field(default=3, ge=1)
-    candidates: int = Field(default=4, ge=1)  # repaintings per box and round
     threshold: float = Field(default=0.5, gt=0, lt=1)  # P(Yes) from which an image is worked on
-    steps: int = Field(default=8, ge=1)  # transformer calls per repainting
-    strength: float = Field(default=0.9, gt=0, le=1)  # of FluxInpaintPipeline
-    guidance: float = 1.0
-    dilate: float = Field(default=0.15, ge=0)  # by which a box grows, as a share of its side
-    feather: int = Field(default=4, ge=0)  # px over which the repainting fades into the input, inside the dilated box
+    # where to repaint: the VLM's boxes, peaks of the verifier's badness, boxes around both that grow
+    sources: tuple[Literal["vlm", "badness", "grown"], ...] = Field(default=("vlm", "badness", "grown"), min_length=1)
+    proposals: int = Field(default=6, ge=1)  # places per image and round, the sources in turn
+    candidates: int = Field(default=4, ge=1)  # repaintings per place and round
+    dilate: float = Field(default=0.15, ge=0)  # by which a box grows on each side, as a share of that side
+    grow: tuple[float, ...] = (1.5, 2.25)  # factors by which the sides of the grown boxes exceed what was located
+    largest: float = Field(default=0.5, gt=0, le=1)  # share of the image that a place may cover
+    feather: int = Field(default=3, ge=0)  # px over which the repainting fades into the input, inside the dilated box
     reward_margin: float = Field(default=0.0, ge=0)  # by which the verifier has to prefer the repainting
     verdict_margin: float = Field(default=0.05, ge=0)  # by which P(Yes) has to fall
+    base: str | None = None  # FluxPipeline that a bare ControlNet folder goes with
+    steps: int = Field(default=8, ge=1)  # denoising steps per repainting
+    strength: float = Field(
+        default=0.9, gt=0, le=1
+    )  # of the inpainters that start from the image; a Fill model does not
+    guidance: float | None = Field(default=None, ge=0)  # None: 30 of a Fill model, else 3.5
+    size: int = Field(default=128, ge=16)  # px: longest side that an inpainter sees; of larger images a window
+    window: int = transport(32, ge=1)  # images that are corrected together
     seed: int = 0
-    batch: int = transport(8, ge=1)
+    batch: int = transport(16, ge=1)  # repaintings per transformer call
     resamples: int = Field(default=10_000, ge=100)
     device: str = "auto"
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
@@ -466,12 +476,16 @@ Metric = Literal[
     "accuracy", "macro_f1", "auroc", "recall_at_10", "iou", "pixel_f1", "box_f1", "rouge_l", "css", "grounded_recall"
 ]
 
+RewardMetric = Literal["auroc", "auroc_by_entity", "recall_at_10"]
+
 
 class PromotionSection(Section):
     """The gate between challenger and champion (``artiagent promote``)."""
 
     primary: Metric = "macro_f1"  # must be won: the interval of the paired difference lies above 0
     guarded: tuple[Metric, ...] = ("auroc", "iou", "rouge_l", "grounded_recall")  # none may be lost significantly
+    reward_primary: RewardMetric = "auroc"  # of reward models
+    reward_guarded: tuple[RewardMetric, ...] = ("auroc_by_entity", "recall_at_10")
     audit: Literal["required", "reported"] = "required"  # the shortcut audit of the challenger's training data
     approval: Literal["none", "human"] = "none"  # human: the pipeline waits for a person after the gate
 
