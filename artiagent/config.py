@@ -400,20 +400,32 @@ class SearchSection(Section):
     limit: int | None = Field(default=None, ge=1)  # the first so many prompts
     algorithms: tuple[Literal["random", "zero_order", "particles"], ...] = ("random", "zero_order", "particles")
     rounds: int = Field(default=6, ge=1, le=12)  # round r of random search draws 2^r fresh noises
-    steps: int = Field(default=4, ge=1)  # transformer calls per image
-    guidance: float = 0.0  # above 1: embedded guidance where the model has it
+    budget: float = Field(default=0.5, gt=0, le=1)  # of random search's transformer calls, for each other algorithm
+    steps: int | None = Field(default=None, ge=1)  # per picture; None: 4 of a few-step generator, else 28
+    guidance: float | None = None  # None: none of a few-step generator, else 3.5; without embedded guidance two calls
     size: int = Field(default=128, ge=16)  # px, height and width
-    neighbours: int = Field(default=4, ge=1)  # zero-order: candidates around the pivot per round
-    radius: float = Field(default=0.5, gt=0, lt=1)  # zero-order: share of fresh noise in a neighbour
-    particles: int = Field(default=8, ge=2)
-    temperature: float = Field(default=0.5, gt=0)  # particles: weight exp(reward / temperature)
-    keep_images: Literal["best", "all"] = "best"  # best: of every round; all: of every candidate
+    neighbours: int = Field(default=4, ge=1)  # zero-order: candidates of a round
+    radii: tuple[float, ...] = Field(default=(0.5,), min_length=1)  # zero-order: fresh noise in neighbours, in turn
+    particles: int = Field(default=4, ge=2)
+    look_after: tuple[int, ...] = (1,)  # particles: steps (from 0) after which estimates are scored and resampled
+    temperature: float = Field(default=0.5, gt=0)  # particles: weight exp(gain in reward / temperature)
+    churn: float = Field(default=1.0, ge=0, le=1)  # particles: fresh noise in copies
+    restart: int = Field(default=1, ge=0)  # particles: step to which the best go back for another round
+    top: int = Field(default=4, ge=2)  # best pictures so far that are kept and whose diversity is measured
     seed: int = 0
     batch: int = transport(16, ge=1)  # images per transformer call
+    window: int = transport(8, ge=1)  # prompts that are searched side by side
     resamples: int = Field(default=10_000, ge=100)
     device: str = "auto"
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"  # auto: bfloat16 where it is native
     threads: int = transport(2, ge=1)
+
+    @field_validator("radii")
+    @classmethod
+    def _mixable(cls, radii: tuple[float, ...]) -> tuple[float, ...]:
+        if not all(0 < radius <= 1 for radius in radii):
+            raise ValueError(f"search.radii {list(radii)}: expected numbers above 0, at most 1")
+        return radii
 
 
 class CorrectionSection(Section):
@@ -447,17 +459,32 @@ class CorrectionSection(Section):
     threads: int = transport(2, ge=1)
 
 
+class AuditedPlace(Section):
+    """A generator to audit: a pipeline folder or hub id that draws here, or the images that another one made."""
+
+    name: str = ""  # in tables; "": the last part of the location
+    location: str
+    sha256: str = transport("")  # checked where given; filled in when a run is submitted
+
+
 class AuditSection(Section):
     """Prevalence of artifacts in what generators draw (``artiagent audit``)."""
 
+    generators: tuple[AuditedPlace, ...] = (
+        AuditedPlace(location="data/weights/nano-schnell"),
+        AuditedPlace(location="data/weights/nano-flux"),
+    )
     prompts: str = "configs/prompts/nano.txt"
-    limit: int | None = Field(default=None, ge=1)
+    prompts_sha256: str | None = None  # checked where given; filled in when a run is submitted
+    limit: int | None = Field(default=None, ge=1)  # the first so many prompts
     images: int = Field(default=4, ge=1)  # per prompt and generator
-    steps: int | None = Field(default=None, ge=1)  # None: 4 of schnell, else 28
-    size: int = Field(default=128, ge=16)
+    steps: int | None = Field(default=None, ge=1)  # None: 4 of a few-step generator, else 28
+    guidance: float | None = None  # None: none of a few-step generator, else 3.5
+    size: int = Field(default=128, ge=16)  # px, height and width
     threshold: float = Field(default=0.5, gt=0, lt=1)  # P(Yes) from which an image is faulty
+    thresholds: tuple[float, ...] = (0.1, 0.3, 0.5, 0.7, 0.9)  # at which the rate is reported beside
     seed: int = 0
-    batch: int = transport(16, ge=1)
+    batch: int = transport(16, ge=1)  # images that are drawn and kept together
     resamples: int = Field(default=10_000, ge=100)
     device: str = "auto"
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
