@@ -53,9 +53,9 @@ def approve_version(name: str, version: str, by: str) -> Promotion:
     return approve(connect(), name, version, by)
 
 
-def roll_back_champion(config: Config, *, reason: str, by: str, to: str | None) -> Promotion:
-    """Champion and previous change places."""
-    return roll_back(connect(), config.registry.vlm_name, config.profile, reason=reason, by=by or person(), to=to)
+def roll_back_champion(config: Config, name: str, *, reason: str, by: str, to: str | None) -> Promotion:
+    """Champion and previous of a registered model change places."""
+    return roll_back(connect(), name, config.profile, reason=reason, by=by or person(), to=to)
 
 
 def person() -> str:

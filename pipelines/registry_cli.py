@@ -28,7 +28,7 @@ def promote(arguments: argparse.Namespace) -> int:
 
     from pipelines.promotion import approve_version, ask_gate, person
 
-    name = config.registry.vlm_name
+    name = arguments.name or config.registry.vlm_name
     if arguments.approve:
         return show(approve_version(name, arguments.approve, arguments.by))
     by = arguments.by or (person() if arguments.force else "")
@@ -42,7 +42,8 @@ def rollback(arguments: argparse.Namespace) -> int:
 
     from pipelines.promotion import roll_back_champion
 
-    return show(roll_back_champion(config, reason=arguments.reason.strip(), by=arguments.by, to=arguments.to))
+    name = arguments.name or config.registry.vlm_name
+    return show(roll_back_champion(config, name, reason=arguments.reason.strip(), by=arguments.by, to=arguments.to))
 
 
 def show(promotion: Promotion) -> int:
@@ -53,7 +54,8 @@ def show(promotion: Promotion) -> int:
     if promotion.note:
         print(promotion.note)
     if promotion.run:
-        print(f"decision and card: MLflow run {promotion.run} ('make ui'); artiagent models card {promotion.version}")
+        card = f"artiagent models card {promotion.version} --name {promotion.name}"
+        print(f"decision and card: MLflow run {promotion.run} ('make ui'); {card}")
     if promotion.state in ("done", "nothing to do", "awaiting approval") or promotion.decision is None:
         return 0
     return CODES[promotion.decision.verdict]
@@ -124,7 +126,8 @@ def _outcome(promotion: Promotion) -> str:
         forced = ", but --force would" if promotion.reason and decision.verdict != "promoted" else ""
         return f"dry run, nothing was changed: {version} {done}{forced}"
     if promotion.state == "awaiting approval":
-        return f"{version} waits for a person: artiagent promote --approve {promotion.version} --by NAME"
+        how = f"artiagent promote --name {promotion.name} --approve {promotion.version} --by NAME"
+        return f"{version} waits for a person: {how}"
     if promotion.state == "nothing to do":
         return "nothing to do"
     champion = f"version {promotion.previous} stays" if promotion.previous else "there is still no"

@@ -31,10 +31,16 @@ def judge(config: Config, candidates: Candidates, challenger: DatasetRef, champi
     from artiagent.evaluation.benchmarks import benchmark_sha256
     from artiagent.promotion.gate import decide
     from artiagent.promotion.measure import TRIVIAL, measurable, measure, rule_of, trivial
+    from artiagent.promotion.measure_reward import equal_rewards, measure_reward, rule_of_reward
 
-    benchmark, section, rule = config.inputs.benchmarks[0], config.evaluation, rule_of(config.promotion)
+    benchmark, section = config.inputs.benchmarks[0], config.evaluation
     ours, theirs = candidates.challenger, candidates.champion
+    rewards = ours.kind == "reward"
+    rule = (rule_of_reward if rewards else rule_of)(config.promotion)
+    measured = measure_reward if rewards else measure
     try:
+        if theirs and theirs.kind != ours.kind:
+            raise ValueError(f"{ours.label} is a {ours.kind}, the champion a {theirs.kind}: no metric compares them")
         for side in (challenger, champion):
             if ERROR in side.summary:
                 raise ValueError(side.summary[ERROR])
@@ -44,9 +50,9 @@ def judge(config: Config, candidates: Candidates, challenger: DatasetRef, champi
                 f"benchmark {benchmark.name!r} is revision {revision[:12]} now, the challenger's registered scores are "
                 f"on {ours.revision[:12]}: run it again on this revision, which registers it anew, then promote"
             )
-        own = measure(section, benchmark, challenger, ours.sha256, ours.label)
-        answers = trivial(section, benchmark, own.prompts)
-        other = measure(section, benchmark, champion, theirs.sha256, theirs.label) if theirs else answers
+        own = measured(section, benchmark, challenger, ours.sha256, ours.label)
+        answers = equal_rewards(section, benchmark) if rewards else trivial(section, benchmark, own.prompts)
+        other = measured(section, benchmark, champion, theirs.sha256, theirs.label) if theirs else answers
         return decide(
             own, other, rule, ours.audit, measurable(answers), resamples=section.resamples, seed=section.seed,
             benchmark=benchmark.name,

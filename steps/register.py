@@ -48,7 +48,8 @@ def run(
         for title, model, stage, metrics, evidence in (
             (config.registry.vlm_name, tuned, "finetune", scores(evaluation, "tuned"),
              of_vlm(config, curated, conversations, tuned, predictions_tuned, evaluation)),
-            (config.registry.reward_name, reward, "train_reward", rewards, of_reward(config, curated, reward)),
+            (config.registry.reward_name, reward, "train_reward", rewards,
+             of_reward(config, curated, reward, evaluation)),
         )
     ]  # fmt: skip
     if registered[0].created and CHAMPION in registered[0].aliases:

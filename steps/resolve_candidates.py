@@ -56,9 +56,10 @@ def find(client: MlflowClient, name: str, version: str) -> ModelVersion:
 def _candidate(version: ModelVersion) -> Candidate:
     tags = version.tags
     return Candidate(
-        version=str(version.version), sha256=tags[SHA], revision=tags.get("benchmark_sha256", ""),
-        audit=tags.get("audit", UNRECORDED), predictions=tags.get("predictions", ""),
-        predictions_code=tags.get("predictions_code", ""), run=tags.get("lineage.run", ""),
+        version=str(version.version), sha256=tags[SHA], kind=tags.get("kind", "vlm"),
+        revision=tags.get("benchmark_sha256", ""), audit=tags.get("audit", UNRECORDED),
+        predictions=tags.get("predictions", ""), predictions_code=tags.get("predictions_code", ""),
+        run=tags.get("lineage.run", ""),
     )  # fmt: skip
 
 

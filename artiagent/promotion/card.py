@@ -89,6 +89,8 @@ def newcomer(evidence: Evidence) -> str:
     if report is not None:
         scores = {metric: found for metric, found in report.scores.get(OWN, {}).items() if metric in METRICS}
     where = f" on `{report.benchmark}` (revision `{report.benchmark_sha256[:16]}`)" if report else ""
+    if report is None and evidence.benchmark:
+        where = f"; benchmark: `{evidence.benchmark}` (revision `{evidence.benchmark_sha256[:16]}`)"
     told = ", ".join(f"{metric} {interval_text(found)}" for metric, found in scores.items())
     data = ", ".join(f"{kind} `{digest[:16]}`" for kind, digest in evidence.data.items())
     return (
@@ -115,7 +117,7 @@ def story(version: str, promotion: Promotion | None) -> str:
         "refused": f"Not promoted on {promotion.at}: the gate refused to judge.",
         "dry run": f"Judged on {promotion.at} in a dry run: nothing was changed.",
         "awaiting approval": f"Passed the gate on {promotion.at}; waits for a person: "
-        f"artiagent promote --approve {version} --by NAME.",
+        f"artiagent promote --name {promotion.name} --approve {version} --by NAME.",
     }.get(promotion.state, promotion.note)
 
 

@@ -46,7 +46,9 @@ class Evidence(Record):
     recipe: dict[str, Any] = {}
     curve: tuple[dict[str, float | int | str], ...] = ()
     evaluation: EvaluationReport | None = None
-    scores: dict[str, Interval] = {}  # held-out figures of a reward model
+    scores: dict[str, Interval] = {}  # of a reward model: on held-out pairs of its own set, and on the benchmark
+    benchmark: str = ""  # of a reward model's scores
+    benchmark_sha256: str = ""
     predictions: str = ""  # folder of the model's answers on the benchmarks
     predictions_code: str = ""  # digest of the sources that they were made with
 
@@ -62,11 +64,10 @@ class Evidence(Record):
             "predictions_code": self.predictions_code,
             **{f"data.{kind}": digest for kind, digest in self.data.items()},
         }  # fmt: skip
+        found = self.evaluation or self
+        told |= {"benchmark": found.benchmark, "benchmark_sha256": found.benchmark_sha256}
         if self.evaluation is not None:
-            told |= {
-                "benchmark": self.evaluation.benchmark, "benchmark_sha256": self.evaluation.benchmark_sha256,
-                "prompt_hash": self.evaluation.prompt_hash,
-            }  # fmt: skip
+            told["prompt_hash"] = self.evaluation.prompt_hash
         return {key: value for key, value in told.items() if value}
 
 
@@ -86,12 +87,13 @@ def of_vlm(
     )  # fmt: skip
 
 
-def of_reward(config: Config, curated: DatasetRef, reward: CheckpointRef) -> Evidence:
-    """Evidence of a reward model."""
+def of_reward(config: Config, curated: DatasetRef, reward: CheckpointRef, evaluation: EvaluationReport) -> Evidence:
+    """Evidence of a reward model; the run's evaluation says which revision of the benchmark it was scored on."""
     scores = _read(Path(reward.uri) / "scores.json") or {}
     return _collect(
         "reward", config, reward, config.inputs.clip, {"curated": curated},
-        recipe=config.reward.model_dump(mode="json"), scores=scores,
+        recipe=config.reward.model_dump(mode="json"), scores=scores, benchmark=evaluation.benchmark,
+        benchmark_sha256=evaluation.benchmark_sha256,
     )  # fmt: skip
 
 

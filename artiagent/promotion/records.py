@@ -26,6 +26,7 @@ class Candidate(Record):
 
     version: str
     sha256: str
+    kind: Literal["vlm", "reward"] = "vlm"
     revision: str = ""  # of the primary benchmark when its scores were registered
     audit: str = ""
     predictions: str = ""  # folder of the answers of the run that made it

@@ -230,7 +230,7 @@ def test_a_person_has_the_last_word_where_that_is_configured(world, capsys, plai
     number = world.add(37)
     champion = world.aliases["champion"]
     assert world.call("promote", "--set", "promotion.approval=human") == 0
-    assert f"artiagent promote --approve {number} --by NAME" in capsys.readouterr().out
+    assert f"artiagent promote --name {NAME} --approve {number} --by NAME" in capsys.readouterr().out
     assert world.aliases["champion"] == champion
     assert world.call("promote", "--approve", number, "--by", "R. Viewer") == 0
     assert world.aliases["champion"] == number

@@ -5,8 +5,8 @@ import json
 import pytest
 
 from artiagent.config import Config
-from artiagent.promotion.card import DESCRIPTION, description, model_card
-from artiagent.promotion.evidence import SHOWN, of_vlm
+from artiagent.promotion.card import DESCRIPTION, description, model_card, newcomer
+from artiagent.promotion.evidence import SHOWN, of_reward, of_vlm
 from artiagent.promotion.gate import Decision, MetricResult
 from artiagent.promotion.records import Promotion
 from artiagent.records import CheckpointRef, DatasetRef, EvaluationReport, Interval
@@ -73,6 +73,30 @@ def test_the_card_tells_the_whole_story(evidence):
     assert card == model_card("artiagent-vlm-x", "2", "c" * 64, ["champion"], evidence, act(by="R. Viewer"))
 
 
+def test_the_card_of_a_reward_says_what_it_was_measured_on_and_how_it_is_used(tmp_path):
+    curated = DatasetWriter(tmp_path / "curated", "curated").finish()
+    (tmp_path / "curated" / "audit.json").write_text(json.dumps({"verdict": "pass"}))
+    scores = {"within": HALF.model_dump(), "benchmark_auroc": HALF.model_dump()}
+    (tmp_path / "scores.json").write_text(json.dumps(scores))
+    model = CheckpointRef(name="reward", uri=str(tmp_path), sha256="d" * 64, base_sha256="e" * 64)
+    report = EvaluationReport(
+        benchmark="drawn", benchmark_sha256="a" * 64, prompt_hash="p", n=600, n_faulty=300, scores={}
+    )
+    evidence = of_reward(Config(), curated, model, report)
+    tags = evidence.tags()
+    assert (tags["kind"], tags["audit"], tags["benchmark_sha256"]) == ("reward", "pass", "a" * 64)
+    assert "prompt_hash" not in tags
+    card = model_card("artiagent-reward-x", "3", "d" * 64, ["champion"], evidence)
+    for said in (
+        "# artiagent-reward-x, version 3", "reward model (verifier)", "shortcut audit of the data | pass",
+        "on `drawn`, revision `aaaaaaaaaaaaaaaa`", "| benchmark_auroc | 0.500 [0.400, 0.600], n = 10 |",
+        "artiagent search --reward models:/artiagent-reward-x/3", "learns to please it",
+    ):  # fmt: skip
+        assert said in card, said
+    assert "vllm" not in card and "inspect" not in card
+    assert "; benchmark: `drawn` (revision `aaaaaaaaaaaaaaaa`). Not judged by a gate yet." in newcomer(evidence)
+
+
 def test_a_version_without_evidence_says_so():
     card = model_card("artiagent-vlm-x", "1", "c" * 64, [], None)
     assert "Registered without evidence" in card
@@ -85,7 +109,7 @@ def test_a_version_without_evidence_says_so():
         ({"action": "force", "reason": "faster", "by": "ops"}, "forced by ops past the gate, with the reason: faster"),
         ({"action": "rollback", "version": "1", "previous": "2", "by": "ops"}, "rolled back by ops from version 2"),
         ({"state": "kept"}, "the gate kept the champion"),
-        ({"state": "awaiting approval"}, "artiagent promote --approve 2 --by NAME"),
+        ({"state": "awaiting approval"}, "artiagent promote --name artiagent-vlm-x --approve 2 --by NAME"),
     ],
 )
 def test_every_way_to_the_place_has_its_sentence(changes, said):
