@@ -15,6 +15,7 @@ from artiagent.config import EvaluationSection
 from artiagent.records import CheckpointRef
 
 if TYPE_CHECKING:
+    from artiagent.nano.anatomy import PartJudge
     from artiagent.vlm.local import LocalVlm
 
 
@@ -54,3 +55,13 @@ class VlmVerdict:
             for image in images
         ]
         return 1 - self._vlm.yes_no(images, texts, VERDICTS[self._section.prompts]).astype(np.float32)
+
+
+def open_parts(parser: CheckpointRef) -> PartJudge:
+    """The counter of parts: says by caption whether a picture of the nano world is faulty, and never steers a search.
+
+    Raises ValueError when the parser is another one than its reference was measured with.
+    """
+    from artiagent.nano.anatomy import PartJudge
+
+    return PartJudge(parser)

@@ -39,7 +39,7 @@ def sample(generator: Path, out: Path, count: int = 120, *, seed: int = 0) -> li
     """Generate `count` pictures from captions of unseen scenes, two in three of them of one entity; write
     ``samples.parquet`` and sheets, return these."""
     pipeline, limit = load(generator), text_token_limit(generator)
-    captions = [render_scene(FIRST_SEED + k, entities=1 if k % 3 else None).caption for k in range(count)]
+    captions = [sample_caption(k) for k in range(count)]
     pictures: list[np.ndarray] = []
     for start in range(0, count, BATCH):
         batch = captions[start : start + BATCH]
@@ -53,6 +53,11 @@ def sample(generator: Path, out: Path, count: int = 120, *, seed: int = 0) -> li
         write_atomic(path, images.encode(sheet))
         sheets.append(path)
     return sheets
+
+
+def sample_caption(index: int) -> str:
+    """Caption that sample number ``index``, from 0, is generated from."""
+    return render_scene(FIRST_SEED + index, entities=1 if index % 3 else None).caption
 
 
 def write_generated(samples: Path, first: Labels, second: Labels, out: Path) -> dict[str, Any]:
