@@ -443,6 +443,7 @@ class CorrectionSection(Section):
     feather: int = Field(default=3, ge=0)  # px over which the repainting fades into the input, inside the dilated box
     reward_margin: float = Field(default=0.0, ge=0)  # by which the verifier has to prefer the repainting
     verdict_margin: float = Field(default=0.05, ge=0)  # by which P(Yes) has to fall
+    member: int | None = Field(default=0, ge=0, le=1)  # verifier of the ensemble that steers; None: their mean
     base: str | None = None  # FluxPipeline that a bare ControlNet folder goes with
     steps: int = Field(default=8, ge=1)  # denoising steps per repainting
     strength: float = Field(
