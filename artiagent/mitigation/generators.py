@@ -212,10 +212,13 @@ class Generator:
 
 def open_generator(
     ref: CheckpointRef, *, size: int, steps: int | None = None, guidance: float | None = None, device: str = "auto",
-    dtype: str = "float32", threads: int = 2, batch: int = 16,
+    dtype: str = "auto", threads: int = 2, batch: int = 16,
 ) -> Generator:  # fmt: skip
-    """Load a FluxPipeline folder; arguments as in ``Generator``. Raises ValueError for a folder of another kind."""
+    """Load a FluxPipeline folder; arguments as in ``Generator``. ``dtype`` auto is bfloat16 where the device computes
+    in it natively, else float32. Raises ValueError for a folder of another kind."""
     quiet_loading()
+    if dtype == "auto":
+        dtype = "bfloat16" if _has_bfloat16(torch_device(device)) else "float32"
     index = Path(ref.uri) / "model_index.json"
     if not index.is_file():
         raise ValueError(f"{ref.uri}: no model_index.json; expected a FluxPipeline folder or hub id")
@@ -224,3 +227,10 @@ def open_generator(
         raise ValueError(f"{ref.uri}: a {type(pipe).__name__}; search and audit draw with a FluxPipeline")
     pipe.set_progress_bar_config(disable=True)
     return Generator(pipe, size=size, steps=steps, guidance=guidance, device=device, threads=threads, batch=batch)
+
+
+def _has_bfloat16(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    found = torch.cpu.get_capabilities()
+    return any(found.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))
