@@ -465,7 +465,7 @@ class AuditedPlace(Section):
 
     name: str = ""  # in tables; "": the last part of the location
     location: str
-    sha256: str = transport("")  # checked where given; filled in when a run is submitted
+    sha256: str | None = None  # checked where given; filled in when a run is submitted
 
 
 class AuditSection(Section):
