@@ -378,17 +378,34 @@ class EvaluationSection(Section):
 
 
 class RewardSection(Section):
-    learning_rate: float = 1e-3
-    weight_decay: float = 1e-4
-    l2: float = 1e-4
-    batch: int = 32
-    epochs: int = 60  # the paper's 5 are many more steps: a few hundred pairs make 11 batches
-    cross_scene: int = 2
-    hidden: int = 128
-    pooling: Literal["pooled", "patches", "tokens"] = "patches"
+    """Verifiers of images, trained on pairs by the Bradley-Terry loss (spec: training, "Reward model")."""
+
+    tower: Literal["clip", "vlm"] = "vlm"  # of inputs.clip, or the vision tower of inputs.vlm as it is before fine-tuning
+    # frozen: its features are computed once. cnn: a small tower of convolutions from nothing, in the place of ``tower``
+    encoder: Literal["frozen", "lora", "full", "cnn"] = "frozen"
+    # What the head sees: pooled, the paper's: the tower's summary. patches: with mean and maximum of the cells. tokens:
+    # every cell, the worst decide. crops: 3x3 overlapping crops, each beside the whole picture, the worst decide.
+    pooling: Literal["pooled", "patches", "tokens", "crops"] = "tokens"
+    side: int | None = Field(default=None, ge=32)  # px of the square that a tower for any size sees; None: its model's
+    hidden: int = Field(default=128, ge=1)
+    width: int = Field(default=64, ge=16, multiple_of=16)  # of the cnn
+    lora_rank: int = Field(default=8, ge=1)
+    members: int = Field(default=2, ge=1, le=8)  # verifiers, each trained on its own part of the training sources
+    cross_scene: int | Literal["all"] = "all"  # clean of A against artifact of B: so many per batch; all: all of a batch
+    cells: float = Field(default=1.0, ge=0)  # weight of saying for every cell whether the fault is there
+    margin: Literal["none", "change"] = "none"  # change: rewards part the further, the more the fault changed
+    benign: int = Field(default=0, ge=0)  # benign injections per batch, both sides as further clean images
+    views: int = Field(default=2, ge=1)  # of every pair: as it is, mirrored, and random ones from the third on
+    learning_rate: float = Field(default=1e-3, gt=0)
+    encoder_rate: float = Field(default=1e-4, gt=0)  # of a tower that is trained and does not start from nothing
+    schedule: Literal["constant", "cosine"] = "cosine"
+    weight_decay: float = Field(default=0.05, ge=0)
+    l2: float = Field(default=0.0, ge=0)  # of the head's weights, in the loss
+    batch: int = Field(default=16, ge=2)  # pairs
+    epochs: int = Field(default=15, ge=1)
     val_share: float = Field(default=0.25, gt=0, lt=1)
     seed: int = 0
-    resamples: int = 10_000
+    resamples: int = Field(default=10_000, ge=100)
     device: str = "auto"
     threads: int = Field(default=2, ge=1)
 
@@ -451,6 +468,7 @@ class CorrectionSection(Section):
     )  # of the inpainters that start from the image; a Fill model does not
     guidance: float | None = Field(default=None, ge=0)  # None: 30 of a Fill model, else 3.5
     size: int = Field(default=128, ge=16)  # px: longest side that an inpainter sees; of larger images a window
+    limit: int | None = Field(default=None, ge=1)  # the first so many images of a benchmark
     window: int = transport(32, ge=1)  # images that are corrected together
     seed: int = 0
     batch: int = transport(16, ge=1)  # repaintings per transformer call

@@ -57,6 +57,10 @@ class Inpainter(Protocol):
         """
         ...
 
+    def reencode(self, images: np.ndarray) -> np.ndarray:
+        """uint8 [n, H, W, 3] once through the autoencoder alone: what is lost without any repainting."""
+        ...
+
 
 def open_inpainter(ref: CheckpointRef, section: CorrectionSection) -> FluxInpainter:
     """Load an inpainter folder. Raises ValueError for another kind of folder or a ControlNet without its base."""
@@ -132,15 +136,28 @@ class FluxInpainter:
         self, images: np.ndarray, masks: np.ndarray, captions: Sequence[str], seeds: Sequence[int]
     ) -> np.ndarray:
         height, width = images.shape[1:3]
-        below, beside = -height % self.patch, -width % self.patch
-        images = np.pad(images, ((0, 0), (0, below), (0, beside), (0, 0)), mode="edge")
-        masks = np.pad(masks, ((0, 0), (0, below), (0, beside)), mode="edge")
-        batch = self._section.batch
-        parts = [
-            self._paint(images[rows], masks[rows], captions[rows], seeds[rows])
-            for rows in (slice(start, start + batch) for start in range(0, len(images), batch))
-        ]
+        images, masks = self._padded(images), self._padded(masks)
+        parts = [self._paint(images[rows], masks[rows], captions[rows], seeds[rows]) for rows in self._batches(images)]
         return np.concatenate(parts)[:, :height, :width]
+
+    @torch.inference_mode()
+    def reencode(self, images: np.ndarray) -> np.ndarray:
+        height, width = images.shape[1:3]
+        images, vae = self._padded(images), self._pipe.vae
+        decoded = []
+        for rows in self._batches(images):
+            pixels = torch.from_numpy(images[rows]).permute(0, 3, 1, 2).to(self._device, vae.dtype) / 127.5 - 1
+            decoded.append(vae.decode(vae.encode(pixels).latent_dist.mode()).sample.float().cpu())
+        unit = (torch.cat(decoded) / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).numpy()
+        return (unit[:, :height, :width] * 255).round().astype(np.uint8)
+
+    def _padded(self, images: np.ndarray) -> np.ndarray:
+        """[n, H, W, ...] with H and W a multiple of the patch; the frame's pixels are repeated."""
+        margins = [(0, 0), *((0, -side % self.patch) for side in images.shape[1:3])]
+        return np.pad(images, margins + [(0, 0)] * (images.ndim - 3), mode="edge")
+
+    def _batches(self, images: np.ndarray) -> list[slice]:
+        return [slice(start, start + self._section.batch) for start in range(0, len(images), self._section.batch)]
 
     @torch.inference_mode()
     def _paint(
