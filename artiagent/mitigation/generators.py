@@ -41,6 +41,7 @@ class Generator:
 
     Args:
         pipe: with its text encoders.
+        name: what reports call it.
         size: height and width of the pictures in px.
         steps: None: 4 of a few-step model, else 28. A model counts as few-step when its scheduler does not shift its
             times and it has no embedded guidance, as FLUX.1-schnell.
@@ -56,11 +57,12 @@ class Generator:
     """
 
     def __init__(
-        self, pipe: FluxPipeline, *, size: int, steps: int | None = None, guidance: float | None = None,
+        self, pipe: FluxPipeline, *, name: str, size: int, steps: int | None = None, guidance: float | None = None,
         device: str = "auto", threads: int = 2, batch: int = 16,
     ) -> None:  # fmt: skip
         use_threads(threads)
-        self.pipe, self.size, self.batch, self.device = pipe, size, batch, torch_device(device)
+        self.pipe, self.name, self.size, self.batch = pipe, name, size, batch
+        self.device = torch_device(device)
         patch = 2 * pipe.vae_scale_factor
         if size % patch:
             raise ValueError(f"size {size}: pictures of this generator have sides that are multiples of {patch} px")
@@ -226,7 +228,9 @@ def open_generator(
     if type(pipe) is not FluxPipeline:
         raise ValueError(f"{ref.uri}: a {type(pipe).__name__}; search and audit draw with a FluxPipeline")
     pipe.set_progress_bar_config(disable=True)
-    return Generator(pipe, size=size, steps=steps, guidance=guidance, device=device, threads=threads, batch=batch)
+    return Generator(
+        pipe, name=ref.name, size=size, steps=steps, guidance=guidance, device=device, threads=threads, batch=batch
+    )
 
 
 def _has_bfloat16(device: torch.device) -> bool:

@@ -34,7 +34,7 @@ def render_search(report: SearchReport, drawn: DatasetRef, rounds: DatasetRef) -
         .get_template("search.html.j2")
         .render(
             report=report, scores=scores, names=NAMES, lower=LOWER_IS_BETTER, chart=as_svg(draw_courses(report)),
-            strips=strips(drawn, rounds, report.prompts), cell=cell, plain=_plain, tiles=_tiles(report),
+            strips=strips(drawn, rounds, report), cell=cell, plain=plain, tiles=_tiles(report),
         )
     )  # fmt: skip
 
@@ -62,32 +62,29 @@ def draw_courses(report: SearchReport) -> Any:
     return figure
 
 
-def strips(drawn: DatasetRef, rounds: DatasetRef, prompts: int) -> list[dict[str, Any]]:
+def strips(drawn: DatasetRef, rounds: DatasetRef, report: SearchReport) -> list[dict[str, Any]]:
     """For some prompts and every algorithm the best picture of the rounds, a picture once: where it was found."""
-    step = max(1, prompts // SHOWN)
-    wanted = {f"{number:05d}" for number in range(0, prompts, step)[:SHOWN]}
+    wanted = {f"{number:05d}" for number in range(0, report.prompts, max(1, report.prompts // SHOWN))[:SHOWN]}
     chosen = [row for row in read_rows(rounds, Round, (), lambda key: key.split("/")[0] in wanted)]
     needed = {row.record.best for row in chosen}
     pictures = {row.key: row for row in read_rows(drawn, Candidate, wanted=needed.__contains__)}
     made = []
     for _, of_prompt in itertools.groupby(chosen, key=lambda row: row.key.split("/")[0]):
         records = [row.record for row in of_prompt]
-        searches = {
-            name: _found(found, pictures) for name, found in itertools.groupby(records, key=lambda r: r.algorithm)
-        }
+        searches = {name: _found((r for r in records if r.algorithm == name), pictures) for name in report.courses}
         made.append({"prompt": records[0].prompt, "searches": searches})
     return made
 
 
-def cell(score: str, found: Interval | None) -> dict[str, Any]:
-    """Text of a difference and whether it is sure: better, worse, or neither."""
-    if found is None:
-        return {"text": "-", "sure": ""}
-    return {"text": _plain(found), "sure": {1: "better", -1: "worse", 0: ""}[better(score, found)]}
+def cell(score: str, found: Interval) -> dict[str, str]:
+    """A difference and whether it is sure: better, worse, or neither."""
+    return {**plain(found), "sure": {1: "better", -1: "worse", 0: ""}[better(score, found)]}
 
 
-def _plain(found: Interval) -> str:
-    return interval_text(found.model_dump())
+def plain(found: Interval) -> dict[str, str]:
+    """Value and bounds as text."""
+    value, _, bounds = interval_text(found.model_dump()).partition(" ")
+    return {"value": value, "bounds": bounds}
 
 
 def _tiles(report: SearchReport) -> list[tuple[str, str]]:

@@ -61,7 +61,8 @@ def search(
     stamp = stable_hash(
         section.model_dump_json(exclude=ELSEWHERE), *prompts, generator.sha256, reward.sha256, length=12
     )
-    drawn = open_dataset(out, stamp) or draw_candidates(section, prompts, generator, reward, out, stamp)
+    if (drawn := open_dataset(out, stamp)) is None:
+        drawn = draw_candidates(section, prompts, *_opened(section, generator, reward), out, stamp)
     judges = Judges(evaluation, reward, clip, vlm, parser)
     rounds = judge_rounds(judges, drawn, section.top, out / ROUNDS)
     roles = {"generator": generator, "steering and held-out verifier": reward, "vlm": vlm, "clip": clip}
@@ -72,20 +73,12 @@ def search(
 
 
 def draw_candidates(
-    section: SearchSection, prompts: Sequence[str], generator: CheckpointRef, reward: CheckpointRef, out: Path,
-    stamp: str,
-) -> DatasetRef:  # fmt: skip
-    """The searches themselves; resumes by prompt and algorithm."""
-    from artiagent.learning.reward import open_reward
-
+    section: SearchSection, prompts: Sequence[str], drawer: Generator, verifier: Judge, out: Path, stamp: str
+) -> DatasetRef:
+    """The searches themselves, steered by ``verifier``; resumes by prompt and algorithm."""
     writer: DatasetWriter[Candidate] = DatasetWriter(out, "search", ("image",), stamp)
-    drawer = open_generator(
-        generator, size=section.size, steps=section.steps, guidance=section.guidance, device=section.device,
-        dtype=section.dtype, threads=section.threads, batch=section.batch,
-    )  # fmt: skip
     if missing := list(_missing(section, prompts, writer)):
         drawer.embed([prompt for _, chosen in missing for _, prompt in chosen])
-        verifier = open_reward(reward, member=0, device=section.device)
         began = time.perf_counter()
         _play(section, drawer, verifier, writer, missing, len(prompts))
         seconds = time.perf_counter() - began
@@ -93,13 +86,23 @@ def draw_candidates(
     for prompt, words in unknown.items():
         print(f"note: the generator does not know {', '.join(words)}: {prompt!r}", file=sys.stderr)
     facts: dict[str, float | int | str] = {
-        "generator": generator.name, "prompts": len(prompts), "steps": drawer.steps,
+        "generator": drawer.name, "prompts": len(prompts), "steps": drawer.steps,
         "calls_per_image": drawer.calls_per_image, "random_calls": random_calls(section, drawer),
         "unknown_words": ", ".join(sorted({word for words in unknown.values() for word in words})),
     }  # fmt: skip
     if missing:  # of this process: what an earlier one did is not timed
         facts |= {"images_per_second": round(drawer.decoded / seconds, 2), "search_seconds": round(seconds, 1)}
     return writer.finish(facts)
+
+
+def _opened(section: SearchSection, generator: CheckpointRef, reward: CheckpointRef) -> tuple[Generator, Judge]:
+    from artiagent.learning.reward import open_reward
+
+    drawer = open_generator(
+        generator, size=section.size, steps=section.steps, guidance=section.guidance, device=section.device,
+        dtype=section.dtype, threads=section.threads, batch=section.batch,
+    )  # fmt: skip
+    return drawer, open_reward(reward, member=0, device=section.device)
 
 
 def headline(report: SearchReport) -> dict[str, float | int | str]:
@@ -137,7 +140,7 @@ def _play(
 ) -> None:  # fmt: skip
     """Play all that is missing; what a search found is kept as a picture even when the run is interrupted."""
     budgets = {name: budget_of(name, section, drawer) for name in section.algorithms}
-    todo = sum(budgets[name] * len(chosen) for name, chosen in missing)
+    todo, decoded = sum(budgets[name] * len(chosen) for name, chosen in missing), drawer.decoded
     with tqdm(desc="search", unit="call", total=prompts * sum(budgets.values()), unit_scale=True) as bar:
         bar.update(bar.total - todo)
         for name, chosen in missing:
@@ -145,7 +148,7 @@ def _play(
             try:
                 while (before := drawer.calls, play_round(searches, drawer, verifier))[1]:
                     bar.update(drawer.calls - before)
-                    rate = drawer.decoded / max(bar.format_dict["elapsed"], 1e-9)
+                    rate = (drawer.decoded - decoded) / max(bar.format_dict["elapsed"], 1e-9)
                     bar.set_postfix(algorithm=name, prompts=f"{chosen[-1][0] + 1}/{prompts}", images=f"{rate:.1f}/s")
                 for each in searches:
                     writer.write(_batch(each.number, name), each.rows)

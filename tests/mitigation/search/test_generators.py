@@ -20,7 +20,7 @@ def close(first: np.ndarray, second: np.ndarray) -> bool:
 @pytest.mark.parametrize("folder", ["few_step", "many_step"])
 def test_pictures_are_those_of_flux_pipeline(folder: str, guidance: float, request) -> None:
     ref: CheckpointRef = request.getfixturevalue(folder)
-    ours = open_generator(ref, size=SIZE, steps=3, guidance=guidance)
+    ours = open_generator(ref, size=SIZE, steps=3, guidance=guidance, dtype="float32")
     drawn = ours.generate(PROMPTS, ours.noise([5, 6]))
     theirs = FluxPipeline.from_pretrained(ref.uri, dtype=torch.float32)
     theirs.set_progress_bar_config(disable=True)
@@ -34,7 +34,7 @@ def test_pictures_are_those_of_flux_pipeline(folder: str, guidance: float, reque
 
 
 def test_a_seed_gives_one_picture_whatever_the_batch(few_step) -> None:
-    generator = open_generator(few_step, size=SIZE, batch=2)
+    generator = open_generator(few_step, size=SIZE, batch=2, dtype="float32")
     alone = generator.generate(PROMPTS[:1], generator.noise([7]))
     noise = generator.noise([3, 7, 4, 9, 1])
     together = generator.generate((PROMPTS[1], PROMPTS[0], *PROMPTS, PROMPTS[0]), noise)
@@ -51,7 +51,7 @@ def test_calls_are_counted_per_picture(few_step, many_step) -> None:
 
 def test_the_last_estimate_is_the_picture(few_step) -> None:
     """At the last step the estimate of x0 and the state at time 0 are the same."""
-    generator = open_generator(few_step, size=SIZE, steps=2)
+    generator = open_generator(few_step, size=SIZE, steps=2, dtype="float32")
     latents, _ = generator.step(PROMPTS, generator.noise([1, 2]), 0)
     end, estimate = generator.step(PROMPTS, latents, 1)
     assert torch.allclose(end, estimate, atol=1e-5)
