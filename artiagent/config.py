@@ -380,7 +380,7 @@ class EvaluationSection(Section):
 class RewardSection(Section):
     """Verifiers of images, trained on pairs by the Bradley-Terry loss (spec: training, "Reward model")."""
 
-    tower: Literal["clip", "vlm"] = "vlm"  # of inputs.clip, or the vision tower of inputs.vlm as it is before fine-tuning
+    tower: Literal["clip", "vlm"] = "vlm"  # of inputs.clip, or of inputs.vlm as it is before fine-tuning
     # frozen: its features are computed once. cnn: a small tower of convolutions from nothing, in the place of ``tower``
     encoder: Literal["frozen", "lora", "full", "cnn"] = "frozen"
     # What the head sees: pooled, the paper's: the tower's summary. patches: with mean and maximum of the cells. tokens:
@@ -391,7 +391,7 @@ class RewardSection(Section):
     width: int = Field(default=64, ge=16, multiple_of=16)  # of the cnn
     lora_rank: int = Field(default=8, ge=1)
     members: int = Field(default=2, ge=1, le=8)  # verifiers, each trained on its own part of the training sources
-    cross_scene: int | Literal["all"] = "all"  # clean of A against artifact of B: so many per batch; all: all of a batch
+    cross_scene: int | Literal["all"] = "all"  # clean of A against artifact of B: so many per batch, or all of it
     cells: float = Field(default=1.0, ge=0)  # weight of saying for every cell whether the fault is there
     margin: Literal["none", "change"] = "none"  # change: rewards part the further, the more the fault changed
     benign: int = Field(default=0, ge=0)  # benign injections per batch, both sides as further clean images
