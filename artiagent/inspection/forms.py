@@ -42,7 +42,7 @@ _ROWS_AT_ONCE = 1000
 def write_results(form: Form, found: Iterable[Inspection], model: CheckpointRef, asking: Asking, folder: Path) -> Path:
     """Write one file of a form into ``folder``, whole or not at all. Returns its path."""
     path = folder / NAMES[form]
-    with _arriving(path) as temporary:
+    with arriving(path) as temporary:
         if form == "coco":
             _write_coco(found, stamp_of(model, asking), temporary)
         else:
@@ -124,7 +124,7 @@ def _add_image(one: Inspection, images: JsonList, annotations: JsonList) -> None
 
 
 @contextmanager
-def _arriving(path: Path) -> Iterator[Path]:
+def arriving(path: Path) -> Iterator[Path]:
     """A temporary file beside ``path`` that takes its place in the end, and is gone when writing fails."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{token_hex(6)}.tmp")

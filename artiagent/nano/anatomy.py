@@ -53,6 +53,11 @@ class Deviation(NamedTuple):
     direction: str  # "few" or "many"; "absent" for a body, whose count is pixels
     share: float
 
+    def __str__(self) -> str:
+        return (
+            f"{self.name}: absent" if self.direction == "absent" else f"{self.name}: {self.count}, too {self.direction}"
+        )
+
 
 def cast_of(caption: str) -> Cast:
     """Kind and role of each entity of a caption, in its order.
@@ -95,6 +100,10 @@ class PartJudge:
         self.tail: float = table["tail"]
         self._shares = functools.cache(functools.partial(_shares_of, table["counts"]))
         self._bodies: dict[str, int] = table["bodies"]
+
+    def can_judge(self, image: np.ndarray, caption: str) -> bool:
+        """Whether a picture has the size of the reference and its caption names one to three known kinds."""
+        return image.shape == (IMAGE_SIZE, IMAGE_SIZE, 3) and 1 <= len(_KIND.findall(caption)) <= 3
 
     def parse(self, images: Sequence[np.ndarray]) -> list[Parsed]:
         """Parts and classes of uint8 [128, 128, 3] each. Raises ValueError for another size: the reference has none."""
