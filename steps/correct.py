@@ -16,15 +16,14 @@ def run(
     inpainter: CheckpointRef,
     reward: CheckpointRef,
     vlm: CheckpointRef,
-    clip: CheckpointRef | None = None,
     parser: CheckpointRef | None = None,
 ) -> Annotated[DatasetRef, "corrected"]:
     from artiagent.inputs import read_benchmarks
     from artiagent.mitigation.correction.stage import correct
 
-    used = [ref for ref in (inpainter, reward, vlm, clip, parser) if ref is not None]
+    used = [ref for ref in (inpainter, reward, vlm, parser) if ref is not None]
     out = out_dir("corrected", __name__, section, evaluation, benchmarks, *used)
-    return correct(section, evaluation, read_benchmarks(benchmarks)[0], inpainter, reward, clip, vlm, parser, out)
+    return correct(section, evaluation, read_benchmarks(benchmarks)[0], inpainter, reward, vlm, parser, out)
 
 
 correct = cached_step(run)

@@ -70,11 +70,11 @@ def fix(arguments: argparse.Namespace) -> int:
 
     many = is_many(arguments.image)
     out = _folder_out(arguments) if many else _image_out(arguments)
-    config = _configured(arguments)
+    config = configured(arguments)
     return _many(arguments, config, out) if many else _one(arguments, config, out)
 
 
-def _configured(arguments: argparse.Namespace) -> Config:
+def configured(arguments: argparse.Namespace) -> Config:
     from artiagent.run_config import load_config
 
     rounds = [f"correction.rounds={arguments.rounds}"] if arguments.rounds is not None else []
@@ -105,7 +105,6 @@ def _folder_out(arguments: argparse.Namespace) -> Path:
 
 
 def _models(arguments: argparse.Namespace, config: Config) -> Models:
-    """The models' folders. The reward's encoder is the one that it names itself; ``inputs.clip`` is not used."""
     from artiagent.checkpoints import checkpoint_ref, model_name
     from artiagent.mitigation.correction.panel import Models
 
@@ -113,7 +112,6 @@ def _models(arguments: argparse.Namespace, config: Config) -> Models:
     return Models(
         inpainter=checkpoint_ref(model_name(inpainter), inpainter),
         reward=open_model(arguments.reward or f"models:/{config.registry.reward_name}@champion"),
-        clip=None,
         vlm=open_model(arguments.model or f"models:/{config.registry.vlm_name}@champion"),
     )
 

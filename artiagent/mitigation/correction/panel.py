@@ -35,11 +35,10 @@ class Panel(NamedTuple):
 
 
 class Models(NamedTuple):
-    """Folders of the models; ``clip`` is None where the reward holds its encoder."""
+    """Folders of the models."""
 
     inpainter: CheckpointRef
     reward: CheckpointRef
-    clip: CheckpointRef | None
     vlm: CheckpointRef
 
 
@@ -51,7 +50,7 @@ def open_panel(section: CorrectionSection, evaluation: EvaluationSection, models
     told = evaluation.model_copy(update={"device": section.device, "threads": section.threads})
     vlm = LocalVlm(models.vlm.uri, told.device, told.dtype, told.threads, told.batch_size)
     return Panel(
-        open_reward(models.reward, models.clip, section.member, section.device),
+        open_reward(models.reward, section.member, section.device),
         VlmVerdict(models.vlm, told, vlm),
         VlmWitness(vlm, told),
         open_inpainter(models.inpainter, section),

@@ -39,7 +39,6 @@ def correct(
     benchmark: BenchmarkSet,
     inpainter: CheckpointRef,
     reward: CheckpointRef,
-    clip: CheckpointRef | None,
     vlm: CheckpointRef,
     parser: CheckpointRef | None,
     out: Path,
@@ -50,13 +49,13 @@ def correct(
     whether an image is fixed; the verifier that does not steer (`section.member`) judges too. Resumes by windows.
     Raises ValueError when ``out`` holds rows of other images, models or settings.
     """
-    used = (inpainter, reward, vlm, *(ref for ref in (clip, parser) if ref is not None))
+    used = (inpainter, reward, vlm, *([parser] if parser is not None else []))
     identity = (section.digest(), evaluation.digest(), benchmark_sha256(benchmark), *(ref.sha256 for ref in used))
     stamp = stable_hash(KIND, *identity, length=20)
     if (complete := open_dataset(out, stamp)) is None:
         writer: DatasetWriter[Judged] = DatasetWriter(out, KIND, ("before", "after"), stamp)
-        panel = open_panel(section, evaluation, Models(inpainter, reward, clip, vlm))
-        third = _third(section, reward, clip)
+        panel = open_panel(section, evaluation, Models(inpainter, reward, vlm))
+        third = _third(section, reward)
         parts = open_parts(parser) if parser is not None else None
         total = sum(1 for _ in read_items(benchmark, section.limit))
         items = read_items(benchmark, section.limit)
@@ -72,11 +71,11 @@ def correct(
     return complete.model_copy(update={"summary": {**complete.summary, **_reported(section, complete, about, out)}})
 
 
-def _third(section: CorrectionSection, reward: CheckpointRef, clip: CheckpointRef | None) -> Judge | None:
+def _third(section: CorrectionSection, reward: CheckpointRef) -> Judge | None:
     """The verifier of the ensemble that does not steer; None where all of them do."""
     from artiagent.learning.reward import open_reward
 
-    return None if section.member is None else open_reward(reward, clip, 1 - section.member, section.device)
+    return None if section.member is None else open_reward(reward, 1 - section.member, section.device)
 
 
 def _window(
