@@ -1,9 +1,9 @@
 """A rehearsal of search and correction: what a picture and a round cost on this machine, before weights are there.
 
 Builds the named architectures at their real sizes with random weights, made in their type on the device, and measures
-them through the real `Generator` and `FluxInpainter`. Every part stands alone: one that fails or comes too late says
-so, and the others are measured all the same. Does not know what a good picture is: what such models paint means
-nothing.
+them through the real `Generator`, `FluxInpainter` and `Verifier`. Every part stands alone: one that fails or comes too
+late says so, and the others are measured all the same. Does not know what a good picture is: what such models paint
+means nothing.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ import torch
 import transformers
 from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel
 from transformers import (
-    CLIPImageProcessor,
     CLIPTextConfig,
     CLIPTextModel,
     CLIPVisionConfig,
@@ -35,6 +34,9 @@ from artiagent.config import CorrectionSection
 from artiagent.devices import torch_device, torch_dtype, use_threads
 from artiagent.learning.architectures import ARCHITECTURES as VLMS
 from artiagent.learning.architectures import random_model
+from artiagent.learning.reward.heads import Head
+from artiagent.learning.reward.towers import Tower
+from artiagent.learning.reward.verifier import Member, Verifier, to_pixels
 from artiagent.mitigation.generators import Generator
 from artiagent.mitigation.inpainters import FluxInpainter
 from artiagent.nano.flux_text import build_clip_tokenizer, build_t5_tokenizer, caption_words
@@ -157,8 +159,10 @@ def _part(
 def _sampler(asked: Rehearsal, device: torch.device, clock: _Clock) -> dict[str, Any]:
     """Seconds of a prompt's embedding, of a transformer call and of a decoded picture, by batch."""
     pipe = FluxPipeline(**_components(asked.sampler, asked, device))
-    generator = _Resident(pipe, size=asked.size, steps=asked.steps, device=asked.device, batch=max(asked.batches),
-                          threads=torch.get_num_threads())  # fmt: skip
+    generator = _Resident(
+        pipe, name=asked.sampler, size=asked.size, steps=asked.steps, device=asked.device, batch=max(asked.batches),
+        threads=torch.get_num_threads(),
+    )  # fmt: skip
     generator.embed([f"{CAPTION} warm"])
     embedding = timed(device, lambda: generator.embed([CAPTION]))[0]
     found: dict[str, Any] = {"parameters": _count(pipe.transformer), "embedding_seconds": embedding, "batches": {}}
@@ -187,22 +191,18 @@ def _batch(generator: Generator, batch: int, device: torch.device) -> dict[str, 
 
 
 def _verifier(asked: Rehearsal, device: torch.device, clock: _Clock) -> dict[str, Any]:
-    """CLIP ViT-B/16: what the processor takes on the CPU and what the encoder takes, by image."""
-    layers = max(1, round(12 * asked.depth))
-    config = CLIPVisionConfig(patch_size=16, image_size=224, num_hidden_layers=layers)
-    model = _random(CLIPVisionModel, config, torch_dtype(asked.dtype), device)
-    processor, count = CLIPImageProcessor(), max(asked.batches)
+    """CLIP ViT-B/16 with a head on its cells, in float32 as verifiers are; scaling on the CPU is part of it."""
+    config = CLIPVisionConfig(patch_size=16, image_size=224, num_hidden_layers=max(1, round(12 * asked.depth)))
+    model = _random(CLIPVisionModel, config, torch.float32, device)
+    tower = Tower("clip", model, config.image_size, config.hidden_size, config.patch_size)
+    judge = Verifier([Member(tower, Head(config.hidden_size, 128))], "tokens", "", asked.device)
+    count = max(asked.batches)
     images = [np.random.default_rng(k).integers(0, 256, (asked.size, asked.size, 3), np.uint8) for k in range(count)]
-
-    def prepare() -> torch.Tensor:
-        return processor(images, return_tensors="pt")["pixel_values"].to(device, torch_dtype(asked.dtype))
-
-    pixels = prepare()
-    model(pixel_values=pixels)
-    preparing, encoding = timed(device, prepare)[0], timed(device, lambda: model(pixel_values=pixels))[0]
+    judge(images)
+    scaling = timed(device, lambda: to_pixels(images, tower.side))[0] / count
     return {
-        "parameters": _count(model), "batch": count, "prepare_seconds_per_image": preparing / count,
-        "encode_seconds_per_image": encoding / count, "seconds_per_image": (preparing + encoding) / count,
+        "parameters": _count(model), "batch": count, "scaling_seconds_per_image": scaling,
+        "seconds_per_image": timed(device, lambda: judge(images))[0] / count,
     }  # fmt: skip
 
 

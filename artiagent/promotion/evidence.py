@@ -90,8 +90,9 @@ def of_vlm(
 def of_reward(config: Config, curated: DatasetRef, reward: CheckpointRef, evaluation: EvaluationReport) -> Evidence:
     """Evidence of a reward model; the run's evaluation says which revision of the benchmark it was scored on."""
     scores = _read(Path(reward.uri) / "scores.json") or {}
+    base = "" if config.reward.encoder == "cnn" else getattr(config.inputs, config.reward.tower)
     return _collect(
-        "reward", config, reward, config.inputs.clip, {"curated": curated},
+        "reward", config, reward, base, {"curated": curated},
         recipe=config.reward.model_dump(mode="json"), scores=scores, benchmark=evaluation.benchmark,
         benchmark_sha256=evaluation.benchmark_sha256,
     )  # fmt: skip
@@ -107,13 +108,15 @@ def _collect(
 ) -> Evidence:
     folder = Path(model.uri)
     configuration = _read(folder / "config.json") or {}
-    sha = model.base_sha256 or str(configuration.get("clip_sha256", ""))
     curated = data["curated"]
+    start = Base(name="none, trained from random weights")
+    if base:
+        start = Base(name=model_name(base), sha256=model.base_sha256, licence=licence_of_model(base).name)
     return Evidence(
         kind=kind,
         profile=config.profile,
         sha256=model.sha256,
-        base=Base(name=model_name(base), sha256=sha, licence=licence_of_model(base).name),
+        base=start,
         family=str(configuration.get("model_type", "")),
         run=str(model.summary.get("lineage.run", "")),
         revision=str(model.summary.get("lineage.revision", "")),

@@ -93,6 +93,7 @@ def test_the_card_of_a_reward_says_what_it_was_measured_on_and_how_it_is_used(tm
         "artiagent search --reward models:/artiagent-reward-x/3", "learns to please it",
     ):  # fmt: skip
         assert said in card, said
+    assert evidence.base.name == "nano-vl"
     assert "vllm" not in card and "inspect" not in card
     assert "; benchmark: `drawn` (revision `aaaaaaaaaaaaaaaa`). Not judged by a gate yet." in newcomer(evidence)
 
