@@ -94,6 +94,11 @@ def test_shares_by_type_entity_and_part() -> None:
     assert found.by_fault["omission"].value == found.by_part["tail"].value == 0.25
     assert (found.by_entity["dog"].value, found.by_entity["dog"].n) == (pytest.approx(1 / 3), 9)
     assert (found.parts.value, found.parts.n) == (pytest.approx(1 / 3), 9)
+    fancied = [audited("0", "a car", 0.9, entity="unicorn"), audited("1", "", 0.1)]
+    assert rates_of(fancied, {}, SECTION).by_entity == {}
+    assert list(rates_of([row.model_copy(update={"prompt": ""}) for row in fancied], {}, SECTION).by_entity) == [
+        "unicorn"
+    ]
     assert not naming("car")(rows[0]) and naming("dog")(rows[4])
 
 

@@ -27,7 +27,7 @@ from artiagent.records import Interval
 
 LEAST_SKILL = 0.05  # sensitivity + specificity - 1 below which nothing can be corrected
 SHOWN = 12  # entities and parts: the most frequent ones
-_MOST_CELLS = 2e8  # of a matrix of bootstrap weights; an audit of very many prompts resamples less often
+_MOST_CELLS = 5e7  # of a matrix of bootstrap weights: beyond 5,000 prompts there are fewer resamples than asked for
 _Z = 1.959964  # of a 95 % interval
 
 Judged = tuple[np.ndarray, np.ndarray]  # truth bool [n] and P(Yes) [n] on a benchmark
@@ -100,10 +100,7 @@ def rates_of(rows: Sequence[Audited], judged: Mapping[str, Judged], section: Aud
         rate=measure(hit),
         corrected=correct(section.threshold),
         by_fault={name: measure(_is("fault", name)) for name in _frequent(answered.rows, "fault", None)},
-        by_entity={
-            name: measure(_is("entity", name), naming(name) if any(row.prompt for row in answered.rows) else None)
-            for name in _frequent(answered.rows, "entity", SHOWN)
-        },
+        by_entity={name: measure(_is("entity", name), among) for name, among in _entities(answered.rows).items()},
         by_part={name: measure(_is("part", name)) for name in _frequent(answered.rows, "part", SHOWN)},
         parts=measure(_miscounted, _counted) if any(map(_counted, answered.rows)) else None,
         thresholds=tuple(
@@ -254,6 +251,15 @@ def _counted(row: Audited) -> bool:
 
 def _miscounted(row: Audited) -> bool:
     return bool(row.deviations)
+
+
+def _entities(rows: Sequence[Audited]) -> dict[str, Chosen | None]:
+    """The most frequent entities that are called faulty -> images whose prompt names them; None, all, where there are
+    no prompts. One that no prompt names is the VLM's fancy and is left out."""
+    names = _frequent(rows, "entity", SHOWN)
+    if not any(row.prompt for row in rows):
+        return dict.fromkeys(names)
+    return {name: among for name in names if any(map(among := naming(name), rows))}
 
 
 def _frequent(rows: Iterable[Audited], column: str, most: int | None) -> list[str]:
