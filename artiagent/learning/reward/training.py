@@ -10,7 +10,6 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
@@ -31,6 +30,7 @@ from artiagent.store import write_atomic
 CURVES, SCORES, FIGURES = "training.json", "scores.json", "figures.json"
 CNN_SIDE = 128  # px, unless told otherwise
 PAIR_BATCH = 16  # pairs that a frozen tower sees at a time
+STANDARD = 256  # pairs from which mean and scale of the features are taken
 ADAPTED = {"clip": ["q_proj", "v_proj"], "qwen": ["qkv"]}
 
 
@@ -78,15 +78,16 @@ def train_reward(
 
 
 class FrozenFeatures:
-    """Features of all views of all pairs, computed once; half precision, in memory. A `fitting.Drawn`."""
+    """Features of all views of some pairs, computed once; half precision, in memory. A `fitting.Drawn`."""
 
-    def __init__(self, section: RewardSection, tower: Tower, pairs: PairSet) -> None:
+    def __init__(self, section: RewardSection, tower: Tower, pairs: PairSet, wanted: Sequence[int]) -> None:
         self.device, grid = torch_device(section.device), grid_of(tower, section.pooling)
+        self.place = {pair: k for k, pair in enumerate(wanted)}
         tower.to(self.device)
         found, places = [], []
         for view in range(section.views):
             generator = torch.Generator().manual_seed(int(stable_hash("view", section.seed, view, length=12), 16))
-            for chosen in _parts(len(pairs.told), f"reward features {view + 1}/{section.views}"):
+            for chosen in _parts(wanted, f"reward features {view + 1}/{section.views}"):
                 pixels, regions = _seen(*pairs.take(chosen), view, generator)
                 with torch.inference_mode():
                     seen = extract(tower, pixels.flatten(0, 1).to(self.device), section.pooling)
@@ -96,7 +97,7 @@ class FrozenFeatures:
         self.places = torch.cat(places).unflatten(0, (section.views, -1))  # [V, P, T]
 
     def __call__(self, chosen: Sequence[int], generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        index = torch.tensor(list(chosen))
+        index = torch.tensor([self.place[pair] for pair in chosen])
         view = torch.randint(len(self.features), (len(index),), generator=generator)
         return self.features[view, index].float().to(self.device), self.places[view, index].to(self.device)
 
@@ -106,19 +107,19 @@ def _train(
 ) -> tuple[list[Member], list[dict]]:
     """The members, each on its own sources, and their curves one after the other."""
     members, curve = [], []
-    frozen = FrozenFeatures(section, tower, pairs) if section.encoder == "frozen" else None
+    used = sorted(pair for part in (*parts.members, *(parts.benign if section.benign else ())) for pair in part)
+    frozen = FrozenFeatures(section, tower, pairs, used) if section.encoder == "frozen" else None
     for k, (chosen, benign) in enumerate(zip(parts.members, parts.benign, strict=True)):
         torch.manual_seed(section.seed * 1000 + k)
         own = tower if frozen else _trainable(section, Path(encoder.uri), section.seed * 1000 + k)
         own.to(torch_device(section.device))
         draw = frozen or partial(_on_the_fly, section, own, pairs)
         head = Head(width_of(tower, section.pooling), section.hidden)
-        _standardise(head, draw, [i for i in chosen if not pairs.told[i].benign])
+        _standardise(head, draw, chosen)
         head.to(torch_device(section.device))
         checkpoint = out / f".verifier-{k}.safetensors"
-        trainer = Trainer(
-            section, str(k), draw, pairs.told, head, None if frozen else own, checkpoint, f"{stamp}/{k}"
-        )  # fmt: skip
+        trained = None if frozen else own
+        trainer = Trainer(section, str(k), draw, pairs.told, head, trained, checkpoint, f"{stamp}/{k}")
         curve += trainer.fit(chosen, benign)
         members.append(Member(_merged(own), head.eval()))
     return members, curve
@@ -137,9 +138,9 @@ def _on_the_fly(
 
 @torch.no_grad()
 def _standardise(head: Head, draw: FrozenFeatures | partial, chosen: Sequence[int]) -> None:
-    """Mean and scale from some views of a few hundred training pairs."""
+    """Mean and scale from a view of some training pairs."""
     generator = torch.Generator().manual_seed(0)
-    some = [chosen[k : k + PAIR_BATCH] for k in range(0, min(len(chosen), 512), PAIR_BATCH)]
+    some = [chosen[k : k + PAIR_BATCH] for k in range(0, min(len(chosen), STANDARD), PAIR_BATCH)]
     head.standardise(torch.cat([draw(batch, generator)[0].float().cpu().flatten(0, -2) for batch in some]))
 
 
@@ -179,11 +180,11 @@ def _cells(regions: Tensor, grid: tuple[int, int]) -> Tensor:
     return nn.functional.adaptive_max_pool2d(regions, grid).flatten(1)
 
 
-def _parts(count: int, title: str) -> Iterator[np.ndarray]:
-    with tqdm(desc=title, unit="pair", total=count) as progress:
-        for start in range(0, count, PAIR_BATCH):
-            yield np.arange(start, min(start + PAIR_BATCH, count))
-            progress.update(min(PAIR_BATCH, count - start))
+def _parts(wanted: Sequence[int], title: str) -> Iterator[Sequence[int]]:
+    with tqdm(desc=title, unit="pair", total=len(wanted)) as progress:
+        for start in range(0, len(wanted), PAIR_BATCH):
+            yield wanted[start : start + PAIR_BATCH]
+            progress.update(min(PAIR_BATCH, len(wanted) - start))
 
 
 def _complete(out: Path, stamp: str, encoder: CheckpointRef) -> CheckpointRef:
