@@ -38,7 +38,7 @@ def input_digests(section: InputsSection) -> dict[str, str]:
     """
     digests = {f"set:{source.name}": input_digest(source) for source in section.sets}
     digests |= {name: checkpoint_ref(name, getattr(section, name)).sha256 for name in MODELS}
-    return digests | {f"benchmark:{b.name}": benchmark_sha256(b) for b in section.benchmarks}
+    return digests | benchmark_digests(section.benchmarks)
 
 
 def resolve_inputs(section: InputsSection, digests: dict[str, str], out: Path) -> Inputs:
@@ -53,19 +53,29 @@ def resolve_inputs(section: InputsSection, digests: dict[str, str], out: Path) -
     rows = sum(len(image_names(source)) for source in sets)
     write_atomic(out / SETS, json.dumps([s.model_dump(mode="json") for s in sets], indent=1).encode())
     own = [digests[f"set:{source.name}"] for source in section.sets]
-    benchmarks = [_located(benchmark) for benchmark in section.benchmarks]
-    write_atomic(out / BENCHMARKS, json.dumps([b.model_dump(mode="json") for b in benchmarks], indent=1).encode())
-    revisions = [f"{b.name}={digests[f'benchmark:{b.name}']}" for b in benchmarks]
     return Inputs(
         sets=DatasetRef(
             kind="inputs", uri=str(out), digest=stable_hash("inputs", *own, length=64), rows=rows,
             summary={f"digest:{s.name}": digest[:16] for s, digest in zip(sets, own, strict=True)},
         ),
         **{name: _checkpoint(name, section, digests) for name in MODELS},
-        benchmarks=DatasetRef(
-            kind="benchmarks", uri=str(out), digest=stable_hash("benchmarks", *revisions, length=64),
-            rows=len(benchmarks), summary=dict(revision.split("=") for revision in revisions),
-        ),
+        benchmarks=resolve_benchmarks(section.benchmarks, digests, out),
+    )  # fmt: skip
+
+
+def benchmark_digests(benchmarks: Sequence[BenchmarkSet]) -> dict[str, str]:
+    """``benchmark:<name>`` -> revision. Raises ValueError naming the first that is missing."""
+    return {f"benchmark:{b.name}": benchmark_sha256(b) for b in benchmarks}
+
+
+def resolve_benchmarks(benchmarks: Sequence[BenchmarkSet], digests: dict[str, str], out: Path) -> DatasetRef:
+    """A reference to benchmarks, for runs that start from nothing else; ``digests`` as of ``benchmark_digests``."""
+    located = [_located(benchmark) for benchmark in benchmarks]
+    write_atomic(out / BENCHMARKS, json.dumps([b.model_dump(mode="json") for b in located], indent=1).encode())
+    revisions = [f"{b.name}={digests[f'benchmark:{b.name}']}" for b in located]
+    return DatasetRef(
+        kind="benchmarks", uri=str(out), digest=stable_hash("benchmarks", *revisions, length=64), rows=len(located),
+        summary=dict(revision.split("=") for revision in revisions),
     )  # fmt: skip
 
 

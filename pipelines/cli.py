@@ -1,4 +1,4 @@
-"""The commands that need ZenML or MLflow: run, ablate, study, runs list | compare | reproduce, ui. Loaded lazily."""
+"""The commands that need ZenML or MLflow: run, ablate, study, search, audit, runs, promote, ui. Loaded lazily."""
 
 from __future__ import annotations
 
@@ -270,6 +270,30 @@ def model_card(arguments: argparse.Namespace) -> int:
     from pipelines.registry_cli import model_card as card
 
     return card(arguments)
+
+
+def search(arguments: argparse.Namespace) -> int:
+    """Reward-guided generation."""
+    root = prepare(arguments.debug)
+    from pipelines.mitigation_cli import search as find
+
+    return find(arguments, root)
+
+
+def correct_benchmark(arguments: argparse.Namespace) -> int:
+    """The correction loop on the primary benchmark."""
+    root = prepare(arguments.debug)
+    from pipelines.mitigation_cli import correct_benchmark as correct
+
+    return correct(arguments, root)
+
+
+def audit(arguments: argparse.Namespace) -> int:
+    """Rates of artifacts in what generators draw."""
+    root = prepare(arguments.debug)
+    from pipelines.mitigation_cli import audit as look
+
+    return look(arguments, root)
 
 
 def ui(arguments: argparse.Namespace) -> int:
