@@ -6,25 +6,33 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxPipeline
+from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxFillPipeline, FluxPipeline
 from safetensors.torch import load_file, save_file
 from transformers import CLIPTokenizer, T5TokenizerFast
 
 from artiagent.nano.export import replacing
 from artiagent.nano.flux_transformer import TextConditionedFlow
 
+FEW_STEP = {"shift": 1.0, "use_dynamic_shifting": False}  # FLUX.1-schnell's convention: evenly spaced times
 
-def build_scheduler() -> FlowMatchEulerDiscreteScheduler:
-    """Flow-matching Euler scheduler with FLUX's resolution-dependent shift."""
-    return FlowMatchEulerDiscreteScheduler(
-        shift=3.0, use_dynamic_shifting=True, base_shift=0.5, max_shift=1.15, base_image_seq_len=256
-    )
+
+def build_scheduler(**changes: Any) -> FlowMatchEulerDiscreteScheduler:
+    """Flow-matching Euler scheduler, unless `changes` say otherwise with FLUX's resolution-dependent shift."""
+    dev = {"shift": 3.0, "use_dynamic_shifting": True, "base_shift": 0.5, "max_shift": 1.15, "base_image_seq_len": 256}
+    return FlowMatchEulerDiscreteScheduler(**dev | changes)
 
 
 def assemble(
-    vae: AutoencoderKL, flow: TextConditionedFlow, clip: CLIPTokenizer, t5: T5TokenizerFast, dtype: torch.dtype
-) -> FluxPipeline:
-    """A pipeline of copies in `dtype` on the CPU; the learners stay as they are."""
+    vae: AutoencoderKL,
+    flow: TextConditionedFlow,
+    clip: CLIPTokenizer,
+    t5: T5TokenizerFast,
+    dtype: torch.dtype,
+    *,
+    scheduler: FlowMatchEulerDiscreteScheduler | None = None,
+    pipeline: type[FluxPipeline | FluxFillPipeline] = FluxPipeline,
+) -> FluxPipeline | FluxFillPipeline:
+    """A pipeline of copies in `dtype` on the CPU; the learners stay as they are. `scheduler`: by default FLUX's own."""
     parts = {
         name: copy.deepcopy(module).eval().cpu().to(dtype)
         for name, module in (
@@ -34,10 +42,10 @@ def assemble(
             ("text_encoder_2", flow.text_encoder_2),
         )
     }
-    return FluxPipeline(scheduler=build_scheduler(), tokenizer=clip, tokenizer_2=t5, **parts)
+    return pipeline(scheduler=scheduler or build_scheduler(), tokenizer=clip, tokenizer_2=t5, **parts)
 
 
-def export_folder(pipeline: FluxPipeline, out: Path, report: dict[str, Any]) -> None:
+def export_folder(pipeline: FluxPipeline | FluxFillPipeline, out: Path, report: dict[str, Any]) -> None:
     """Save `pipeline` and `report` (as training.json) beside `out`, then put the new folder in its place."""
     with replacing(out) as fresh:
         pipeline.save_pretrained(fresh, safe_serialization=True)

@@ -29,14 +29,23 @@ def load(folder: Path) -> FluxPipeline:
     return pipeline
 
 
-def generate(pipeline: FluxPipeline, captions: Sequence[str], limit: int, *, steps: int, size: int, seed: int = 0):
-    """One picture per caption, uint8 [B, size, size, 3]."""
+def generate(
+    pipeline: FluxPipeline,
+    captions: Sequence[str],
+    limit: int,
+    *,
+    steps: int,
+    size: int,
+    seed: int = 0,
+    guidance: float = GUIDANCE,
+) -> np.ndarray:
+    """One picture per caption, uint8 [B, size, size, 3]; `guidance` 1 asks for none."""
     pictures = pipeline(
-        list(captions), negative_prompt=[""] * len(captions), true_cfg_scale=GUIDANCE,
+        list(captions), negative_prompt=[""] * len(captions), true_cfg_scale=guidance,
         height=size, width=size, num_inference_steps=steps, max_sequence_length=limit,
         generator=torch.Generator().manual_seed(seed), output_type="np",
     ).images  # fmt: skip
-    return _bytes(pictures)
+    return as_bytes(pictures)
 
 
 @torch.no_grad()
@@ -82,7 +91,7 @@ def inpaint(
         height=images.shape[2], width=images.shape[3], strength=0.9, num_inference_steps=steps,
         max_sequence_length=limit, generator=torch.Generator().manual_seed(seed), output_type="np",
     ).images  # fmt: skip
-    return _bytes(pictures)
+    return as_bytes(pictures)
 
 
 def _largest_part_box(scene: RenderedScene) -> np.ndarray:
@@ -93,7 +102,8 @@ def _largest_part_box(scene: RenderedScene) -> np.ndarray:
     return box
 
 
-def _bytes(pictures: np.ndarray) -> np.ndarray:
+def as_bytes(pictures: np.ndarray) -> np.ndarray:
+    """Float pictures in 0..1 -> uint8."""
     return (pictures * 255).round().clip(0, 255).astype(np.uint8)
 
 
@@ -115,11 +125,12 @@ def assess(folder: Path, picture: Path, *, count: int = 8, steps: int = 20, size
         figures[f"{solver}_10_noise_std"] = float(noise.std())
     rows = [images.numpy(), encoded.numpy(), returned["fireflow"].numpy()]
     rows += [generate(pipeline, captions, limit, steps=steps, size=size), inpaint(pipeline, scenes, limit, steps=steps)]
-    _write_sheet(rows, picture)
+    write_sheet(rows, picture)
     return {name: round(value, 2) for name, value in figures.items()}
 
 
-def _write_sheet(rows: Sequence[np.ndarray], path: Path) -> None:
+def write_sheet(rows: Sequence[np.ndarray], path: Path) -> None:
+    """Save rows of pictures uint8 [N, H, W, 3] as one."""
     sheet = np.concatenate([np.concatenate(list(row), axis=1) for row in rows])
     path.parent.mkdir(parents=True, exist_ok=True)
     # 128 colours keep a committed picture small.

@@ -69,13 +69,17 @@ class TrainingState:
     progress: Progress
 
     @classmethod
-    def start(cls, model: nn.Module, schedule: Schedule, seed: int) -> "TrainingState":
+    def start(cls, model: nn.Module, schedule: Schedule, seed: int, draws_on: str = "cpu") -> "TrainingState":
         """A fresh state; the EMA begins as a copy of the model."""
         ema = copy.deepcopy(model).eval().requires_grad_(False)
         optimizer = torch.optim.AdamW(
-            model.parameters(), lr=schedule.learning_rate, betas=(0.9, 0.99), weight_decay=schedule.weight_decay
+            model.parameters(),
+            lr=schedule.learning_rate,
+            betas=(0.9, 0.99),
+            weight_decay=schedule.weight_decay,
+            fused=None if draws_on == "cpu" else True,
         )
-        return cls(model, ema, optimizer, torch.Generator().manual_seed(seed), Progress())
+        return cls(model, ema, optimizer, torch.Generator(draws_on).manual_seed(seed), Progress())
 
     def save(self, path: Path) -> None:
         """Write one safetensors file atomically."""
@@ -139,14 +143,16 @@ def fit(
     seed: int,
     label: str,
     on_save: Callable[[nn.Module, Progress], dict[str, float]] | None = None,
+    draws_on: str = "cpu",
 ) -> tuple[nn.Module, Progress]:
     """Train `model` in place until the budget is spent; continues from `checkpoint` if it exists.
 
     `loss_of(model, generator, fraction)` draws one batch and returns a scalar. `on_save(ema, progress)` runs after
-    each checkpoint and returns figures to log beside the loss. Returns the EMA model and the progress.
+    each checkpoint and returns figures to log beside the loss. Returns the EMA model and the progress. `draws_on`: the
+    device of the generator; "cuda" for a loss that draws everything there, as a large batch's noise must be.
     Raises ValueError for a checkpoint of another recipe, FloatingPointError when the loss is not finite.
     """
-    state = TrainingState.start(model, schedule, seed)
+    state = TrainingState.start(model, schedule, seed, draws_on)
     if checkpoint.exists():
         state.restore(checkpoint)
     progress, losses, saved = state.progress, [], state.progress.seconds
