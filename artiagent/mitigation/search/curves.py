@@ -18,12 +18,13 @@ from artiagent.records import DatasetRef, Interval
 from artiagent.store import read_rows
 
 STEERING, HELD_OUT = "reward", "held_out"
-SCORES = (STEERING, HELD_OUT, "vlm", "faulty", "diversity")
-LOWER_IS_BETTER = {"faulty"}
+JUDGES = (HELD_OUT, "vlm", "faulty", "deviations")
+SCORES = (STEERING, *JUDGES, "diversity")
+LOWER_IS_BETTER = {"faulty", "deviations"}
 NAMES = {
     "reward": "steering verifier", "held_out": "held-out verifier", "vlm": "VLM, P(no artifacts)",
-    "faulty": "share called faulty by the part counter", "diversity": "diversity of the best",
-    "random": "random", "zero_order": "zero-order", "particles": "particles",
+    "faulty": "share called faulty by the part counter", "deviations": "wrong part counts per picture",
+    "diversity": "diversity of the best", "random": "random", "zero_order": "zero-order", "particles": "particles",
 }  # fmt: skip
 
 
@@ -124,9 +125,9 @@ def better(score: str, found: Interval) -> int:
 
 def _remarks(name: str, found: Course, track: Track) -> list[str]:
     title, verdicts = NAMES[name], {score: better(score, gain) for score, gain in found.gains.items()}
-    agreed = [NAMES[s] for s in SCORES[1:4] if verdicts.get(s) == 1]
-    against = [NAMES[s] for s in SCORES[1:4] if verdicts.get(s) == -1]
-    unsure = [NAMES[s] for s in SCORES[1:4] if verdicts.get(s) == 0]
+    agreed = [NAMES[s] for s in JUDGES if verdicts.get(s) == 1]
+    against = [NAMES[s] for s in JUDGES if verdicts.get(s) == -1]
+    unsure = [NAMES[s] for s in JUDGES if verdicts.get(s) == 0]
     told = []
     if verdicts[STEERING] == 1 and not agreed:
         told.append(
@@ -173,7 +174,7 @@ def _track(name: str, by_round: Mapping[int, list[Round]]) -> Track:
     scores = {
         score: np.array([[each.scores[score] for each in rounds] for rounds in ordered])
         for score in SCORES
-        if score in ordered[0][0].scores
+        if all(score in each.scores for rounds in ordered for each in rounds)
     }
     calls, decoded = (np.array([getattr(rounds[0], k) for rounds in ordered]) for k in ("calls", "decoded"))
     return Track(calls, decoded, scores)

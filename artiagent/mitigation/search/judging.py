@@ -47,11 +47,13 @@ class Judges:
         self._loaded = False
 
     def scores(self, pictures: Sequence[np.ndarray], prompts: Sequence[str]) -> list[dict[str, float]]:
-        """Of each picture, uint8 [H, W, 3]: held_out, vlm, and faulty where parts are counted."""
+        """Of each picture, uint8 [H, W, 3]: held_out and vlm; where parts can be counted, deviations from the counts of
+        clean pictures and faulty, whether there is one."""
         self._load()
         columns = {"held_out": self._held_out(pictures), "vlm": self._verdict(pictures)}
-        if self._parts is not None:
-            columns["faulty"] = self._parts.faulty(pictures, prompts).astype(np.float32)
+        if self._parts and all(self._parts.can_judge(*each) for each in zip(pictures, prompts, strict=True)):
+            columns["deviations"] = np.array([len(found) for found in self._parts.deviations(pictures, prompts)])
+            columns["faulty"] = columns["deviations"] > 0
         return [{name: float(values[k]) for name, values in columns.items()} for k in range(len(pictures))]
 
     def features(self, pictures: Sequence[np.ndarray]) -> np.ndarray:

@@ -32,7 +32,9 @@ class Round(Record):
     calls: int
     decoded: int
     best: str  # key of the best candidate so far
-    scores: dict[str, float]  # reward, held_out, vlm, faulty (0 or 1) of the best; diversity of the best few
+    scores: dict[
+        str, float
+    ]  # of the best: reward, held_out, vlm, faulty (0 or 1), deviations; of the best few: diversity
 
 
 class Reach(Record):
