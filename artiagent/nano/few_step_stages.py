@@ -40,7 +40,10 @@ TIME_SHARES = {"base": 0.48, "schnell-paths": 0.07, "schnell": 0.1, "fill-base":
 
 @dataclass(frozen=True)
 class FewStepRecipe:
-    """Sizes and budgets. `double` and `single` are the transformer's blocks; `judged` pictures decide on a guidance."""
+    """Sizes and budgets. `double` and `single` are the transformer's blocks; `judged` pictures decide on a guidance.
+
+    `from_noise`: random weights at first instead of nano-FLUX's.
+    """
 
     minutes: float = 6.0
     batch: int = 768
@@ -59,6 +62,7 @@ class FewStepRecipe:
     guidances: tuple[float, ...] = (1.5, 2.5, 3.5)
     fill_guidances: tuple[float, ...] = (1.0, 1.75, 2.5)
     judged: int = 256
+    from_noise: bool = False
 
     def schedule(self, stage: str) -> Schedule:
         """Budget and learning rate of `stage`."""
@@ -105,13 +109,14 @@ class Bench:
     def train_base(self, flux: Path) -> TextConditionedFlow:
         """Rectified flow from captions, with the empty caption for guidance; goes on from the weights of `flux`."""
         pool, recipe = self.pool, self.recipe
+        flow = self._fresh() if recipe.from_noise else adopt(self._fresh(), flux)
 
         def loss_of(model: TextConditionedFlow, generator: torch.Generator, _: float) -> Tensor:
             pool.grow()
             with self._bf16():
                 return velocity_loss(model, pool.cache, pool.draw(recipe.batch, generator), generator)
 
-        return self._stage("base", adopt(self._fresh(), flux), loss_of, measure=self._held_out)
+        return self._stage("base", flow, loss_of, measure=self._held_out)
 
     def train_schnell(self, base: TextConditionedFlow) -> TextConditionedFlow:
         """The guided base in four steps without guidance."""
