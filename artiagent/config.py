@@ -417,15 +417,15 @@ class SearchSection(Section):
     limit: int | None = Field(default=None, ge=1)  # the first so many prompts
     algorithms: tuple[Literal["random", "zero_order", "particles"], ...] = ("random", "zero_order", "particles")
     rounds: int = Field(default=6, ge=1, le=12)  # round r of random search draws 2^r fresh noises
-    budget: float = Field(default=0.5, gt=0, le=1)  # of random search's transformer calls, for each other algorithm
+    budget: float = Field(default=0.4, gt=0, le=1)  # of random search's transformer calls, for each other algorithm
     steps: int | None = Field(default=None, ge=1)  # per picture; None: 4 of a few-step generator, else 28
     guidance: float | None = None  # None: none of a few-step generator, else 3.5; without embedded guidance two calls
     size: int = Field(default=128, ge=16)  # px, height and width
-    neighbours: int = Field(default=4, ge=1)  # zero-order: candidates of a round
+    neighbours: int = Field(default=2, ge=1)  # zero-order: candidates of a round
     radii: tuple[float, ...] = Field(default=(0.5,), min_length=1)  # zero-order: fresh noise in neighbours, in turn
-    particles: int = Field(default=4, ge=2)
+    particles: int = Field(default=6, ge=2)
     look_after: tuple[int, ...] = (1,)  # particles: steps (from 0) after which estimates are scored and resampled
-    temperature: float = Field(default=0.5, gt=0)  # particles: weight exp(gain in reward / temperature)
+    temperature: float = Field(default=2.0, gt=0)  # particles: weight exp(gain in reward / temperature)
     churn: float = Field(default=1.0, ge=0, le=1)  # particles: fresh noise in copies
     restart: int = Field(default=1, ge=0)  # particles: step to which the best go back for another round
     top: int = Field(default=4, ge=2)  # best pictures so far that are kept and whose diversity is measured
@@ -449,20 +449,21 @@ class CorrectionSection(Section):
     """VLM-guided correction (spec: training, "Correction")."""
 
     rounds: int = Field(default=3, ge=1)
-    threshold: float = Field(default=0.5, gt=0, lt=1)  # P(Yes) from which an image is worked on
+    threshold: float = Field(default=0.15, gt=0, lt=1)  # P(Yes) from which an image is worked on
     # where to repaint: the VLM's boxes, peaks of the verifier's badness, boxes around both that grow
     sources: tuple[Literal["vlm", "badness", "grown"], ...] = Field(default=("vlm", "badness", "grown"), min_length=1)
     proposals: int = Field(default=6, ge=1)  # places per image and round, the sources in turn
-    candidates: int = Field(default=4, ge=1)  # repaintings per place and round
+    candidates: int = Field(default=2, ge=1)  # repaintings per place and round
+    refine: int = Field(default=8, ge=0)  # further ones at the place of the best
     dilate: float = Field(default=0.15, ge=0)  # by which a box grows on each side, as a share of that side
     grow: tuple[float, ...] = (1.5, 2.25)  # factors by which the sides of the grown boxes exceed what was located
     largest: float = Field(default=0.5, gt=0, le=1)  # share of the image that a place may cover
     feather: int = Field(default=3, ge=0)  # px over which the repainting fades into the input, inside the dilated box
-    reward_margin: float = Field(default=0.0, ge=0)  # by which the verifier has to prefer the repainting
-    verdict_margin: float = Field(default=0.05, ge=0)  # by which P(Yes) has to fall
+    reward_margin: float = Field(default=1.0, ge=0)  # nats by which the verifier has to prefer the repainting
+    verdict_margin: float = Field(default=1.0, ge=0)  # nats by which the log odds of the VLM's No have to rise
     member: int | None = Field(default=0, ge=0, le=1)  # verifier of the ensemble that steers; None: their mean
     base: str | None = None  # FluxPipeline that a bare ControlNet folder goes with
-    steps: int = Field(default=8, ge=1)  # denoising steps per repainting
+    steps: int = Field(default=4, ge=1)  # denoising steps per repainting; 28 and more of a model that is not distilled
     strength: float = Field(
         default=0.9, gt=0, le=1
     )  # of the inpainters that start from the image; a Fill model does not
