@@ -10,8 +10,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from artiagent.images import data_uri, decode, encode, scaled
+from artiagent.images import data_uri, encode, scaled
 from artiagent.inspection.findings import ARTIFACTS, UNANSWERED, UNREAD
+from artiagent.inspection.pictures import upright
 from artiagent.mitigation.audit.records import Audited, AuditReport
 from artiagent.records import DatasetRef, Interval
 from artiagent.report.charts import INK, SERIES, plt
@@ -41,7 +42,7 @@ def write_page(
     }
     keys = {f"{r.generator}/{r.image}" for kinds in shown.values() for some in kinds.values() for r in some}
     pictures = {
-        row.key: data_uri(encode(scaled(decode(row.images["image"]), _LONGEST), "jpeg"))
+        row.key: data_uri(encode(scaled(upright(row.images["image"], row.key), _LONGEST), "jpeg"))
         for rows in sets
         for row in read_rows(rows, Audited, ("image",), keys.__contains__)
     }
@@ -62,7 +63,7 @@ def choose(records: Iterable[Audited], seed: int) -> dict[str, list[Audited]]:
         (record for record in answered if record.verdict == ARTIFACTS),
         key=lambda record: (-(record.score if record.score is not None else 1.0), record.image),
     )
-    return {"the highest P(artifacts)": worst[:WORST], "drawn at random": drawn}
+    return {"The highest P(artifacts)": worst[:WORST], "Drawn at random": drawn}
 
 
 def faults(report: AuditReport) -> list[str]:
