@@ -58,6 +58,20 @@ def test_a_detector_without_skill_corrects_nothing() -> None:
     assert found.corrected == {} and found.rate.value == 1
 
 
+def test_a_rate_above_the_sensitivity_refutes_the_benchmark() -> None:
+    rng = np.random.default_rng(2)
+    truth = np.arange(400) % 2 == 0
+    judged = {"bench": (truth, world(truth, rng, 0.6, 0.95))}
+    plain = [audited(str(k), f"p{k // 2}", 0.9 if k % 20 else 0.1, "plain") for k in range(200)]
+    rare = [audited(str(k), f"p{k // 2}", 0.9 if k % 5 == 0 else 0.1, "rare") for k in range(200)]
+    assert rates_of(plain, judged, SECTION).corrected == {}
+    assert rates_of(rare, judged, SECTION).corrected["bench"].value > 0.2
+    assert contrasts_of({"plain": plain, "rare": rare}, judged, SECTION)["plain - rare"].corrected == {}
+    alike = {"rare": rare, "twin": [row.model_copy(update={"generator": "twin"}) for row in rare]}
+    found = contrasts_of(alike, judged, SECTION)["rare - twin"].corrected["bench"]
+    assert (found.low, found.value, found.high) == (0, 0, 0)
+
+
 def test_prompts_are_resampled_and_not_images() -> None:
     rows = [audited(f"{k}", f"prompt {k // 8}", 0.9 if k // 8 % 2 else 0.1) for k in range(160)]
     alone = [row.model_copy(update={"prompt": ""}) for row in rows]

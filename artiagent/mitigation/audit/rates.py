@@ -4,7 +4,8 @@ Prompts are resampled, not images: pictures of one prompt are alike. An image wi
 VLM is a detector that errs, so the share that it flags is not the prevalence. With its sensitivity and specificity on a
 benchmark the prevalence is estimated as (rate + specificity - 1) / (sensitivity + specificity - 1), kept within 0 to 1
 (Rogan and Gladen, 1978), and its interval resamples prompts and benchmark images independently, so that it carries both
-uncertainties. It assumes that the detector errs on the generator's images as it does on the benchmark's.
+uncertainties. It assumes that the detector errs on the generator's images as it does on the benchmark's; where the rate
+itself refutes that, nothing is corrected.
 """
 
 from __future__ import annotations
@@ -87,8 +88,10 @@ def rates_of(rows: Sequence[Audited], judged: Mapping[str, Judged], section: Aud
 
     def correct(threshold: float) -> dict[str, Interval]:
         chosen = flagged(threshold, section.threshold)
-        found = _corrected([answered.share(chosen)], weights, judged, threshold, section)
-        return {name: _widened(i, measure(chosen), judged[name], threshold) for name, i in found.items()}
+        rate = measure(chosen)
+        usable = {name: known for name, known in judged.items() if not refuted(rate, known, threshold, section)}
+        found = _corrected([answered.share(chosen)], weights, usable, threshold, section)
+        return {name: _widened(i, rate, judged[name], threshold) for name, i in found.items()}
 
     hit = flagged(section.threshold, section.threshold)
     scored = all(row.score is not None for row in answered.rows)
@@ -113,11 +116,24 @@ def rates_of(rows: Sequence[Audited], judged: Mapping[str, Judged], section: Aud
 def contrasts_of(
     rows: Mapping[str, Sequence[Audited]], judged: Mapping[str, Judged], section: AuditSection
 ) -> dict[str, Contrast]:
-    """Every pair of generators, the first minus the second: on the prompts that both drew, else as strangers."""
+    """Every pair of generators, the first minus the second: on the prompts that both drew, else as strangers.
+
+    Corrected by those benchmarks that neither's rate refutes.
+    """
     answered = {name: Answered.of(own) for name, own in rows.items()}
+    hit = flagged(section.threshold, section.threshold)
+    rates = {name: interval(own.share(hit), _weights(own, section)) for name, own in answered.items()}
+
+    def usable(pair: tuple[str, str]) -> dict[str, Judged]:
+        return {
+            name: known
+            for name, known in judged.items()
+            if not any(refuted(rates[one], known, section.threshold, section) for one in pair)
+        }
+
     return {
-        f"{first} - {second}": _contrast(answered[first], answered[second], judged, section)
-        for first, second in combinations(answered, 2)
+        " - ".join(pair): _contrast(answered[pair[0]], answered[pair[1]], usable(pair), section)
+        for pair in combinations(answered, 2)
     }
 
 
@@ -131,6 +147,13 @@ def detector_of(truth: np.ndarray, scores: np.ndarray, section: AuditSection) ->
         sensitivity=interval(positive, weights, int(truth.sum())),
         specificity=interval(clean, weights, int((~truth).sum())),
     )
+
+
+def refuted(rate: Interval, judged: Judged, threshold: float, section: AuditSection) -> bool:
+    """Whether more is called faulty than the detector finds when all is: the images' faults are plainer than the
+    benchmark's, and its sensitivity there says nothing here."""
+    own = section.model_copy(update={"threshold": threshold})
+    return rate.low > detector_of(*judged, own).sensitivity.high
 
 
 def naming(entity: str) -> Chosen:

@@ -43,7 +43,8 @@ class Threshold(Record):
 
 
 class GeneratorRates(Record):
-    """One generator's figures; intervals resample prompts. ``corrected``: benchmark -> prevalence by Rogan and Gladen.
+    """One generator's figures; intervals resample prompts. ``corrected``: benchmark -> prevalence by Rogan and Gladen,
+    without those whose sensitivity the rate itself refutes.
 
     ``by_fault`` and ``by_part`` are shares of all answered images, ``by_entity`` of those whose prompt names the entity
     (of all where there are no prompts). ``parts`` is the rate of the independent counter.
