@@ -207,8 +207,8 @@ class Generator:
             return
         for name in ("transformer", "text_encoder", "text_encoder_2"):
             part: Any = getattr(self.pipe, name)
-            wanted = self.device.type if name in names else "cpu"
-            if part.device.type != wanted:
+            wanted = self.device if name in names else torch.device("cpu")
+            if part.device.type != wanted.type:
                 part.to(wanted)
 
 
