@@ -98,7 +98,7 @@ class Bench:
             pool, recipe, work, seed, judge, device,
         )  # fmt: skip
         self.autocast, self.compiled = bf16_is_native(device), compiled and device == "cuda"
-        # With cuDNN's attention a compiled backward pass read an illegal address (torch 2.11, H200).
+        # With it on, a compiled backward pass read an illegal address (torch 2.11, H200); without, all went well.
         torch.backends.cuda.enable_cudnn_sdp(False)
         self.channels = pool.cache.latents.shape[2]
         self.generator = torch.Generator(device).manual_seed(seed + 1)
