@@ -431,7 +431,7 @@ class SearchSection(Section):
     top: int = Field(default=4, ge=2)  # best pictures so far that are kept and whose diversity is measured
     seed: int = 0
     batch: int = transport(16, ge=1)  # images per transformer call
-    window: int = transport(8, ge=1)  # prompts that are searched side by side
+    window: int = transport(4, ge=1)  # prompts that are searched side by side
     resamples: int = Field(default=10_000, ge=100)
     device: str = "auto"
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"  # auto: bfloat16 where it is native
