@@ -32,6 +32,7 @@ from artiagent.evaluation.benchmarks import read_items
 from artiagent.grid import union_mask
 from artiagent.images import decode
 from artiagent.mitigation.correction.figures import Judged
+from artiagent.mitigation.correction.loop import log_odds
 from artiagent.mitigation.correction.panel import Models, open_panel
 from artiagent.mitigation.correction.places import propose
 from artiagent.mitigation.correction.stage import correct
@@ -41,7 +42,7 @@ from artiagent.store import read_rows
 
 THRESHOLDS = (0.1, 0.2, 0.3, 0.5)
 REWARD_MARGINS = (0.0, 0.5, 1.0, 2.0)  # nats
-VERDICT_MARGINS = (0.0, 0.05, 0.2, 0.4)
+VERDICT_MARGINS = (0.0, 0.5, 1.0, 2.0)  # nats
 ALTERED_MAX = 0.05  # share of clean images
 
 
@@ -104,7 +105,7 @@ def replayed(rows: Sequence[Judged]) -> Iterable[dict[str, float]]:
             row.altered
             and row.correction.verdict >= threshold
             and row.correction.verifier_after - row.correction.verifier > reward
-            and row.correction.verdict - row.correction.verdict_after > verdict
+            and log_odds(row.correction.verdict) - log_odds(row.correction.verdict_after) > verdict
             for row in rows
         ]
         passing = [row.passed_after if done else row.passed_before for row, done in zip(rows, applied, strict=True)]

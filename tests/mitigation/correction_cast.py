@@ -17,7 +17,18 @@ from artiagent.mitigation.correction.witness import Testimony
 from artiagent.records import Box
 
 GREEN, RED = (0, 200, 0), (255, 0, 0)
-SECTION = CorrectionSection(candidates=2, proposals=3, rounds=3, verdict_margin=0.0, feather=0, dilate=0.0, size=64)
+SECTION = CorrectionSection(
+    candidates=2,
+    proposals=3,
+    rounds=3,
+    refine=2,
+    reward_margin=0.0,
+    verdict_margin=0.0,
+    threshold=0.5,
+    feather=0,
+    dilate=0.0,
+    size=64,
+)
 
 
 def red(image: np.ndarray) -> np.ndarray:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from artiagent.config import CorrectionSection
 from artiagent.inspection.findings import Picture
-from artiagent.mitigation.correction.loop import Interrupted, correct_images
+from artiagent.mitigation.correction.loop import Interrupted, correct_images, log_odds
 from artiagent.mitigation.correction.records import BETTER
 from artiagent.records import Box
 from tests.mitigation.correction_cast import (
@@ -55,8 +55,8 @@ def test_a_clean_image_is_not_looked_at_again():
 @pytest.mark.parametrize(
     ("painter", "verdict", "why"),
     [
-        (Painter(lambda seed: RED), ColourVerdict(), "verifier gains"),
-        (Painter(), ColourVerdict(lambda image: (image == GREEN).all(axis=2).any()), "P(Yes) falls"),
+        (Painter(lambda seed: RED), ColourVerdict(), "verifier prefers it by"),
+        (Painter(), ColourVerdict(lambda image: (image == GREEN).all(axis=2).any()), "VLM prefers it by"),
     ],
 )
 def test_nothing_is_applied_unless_both_judges_prefer_it(painter, verdict, why):
@@ -84,14 +84,24 @@ def test_the_next_round_looks_at_what_is_left():
     assert first.boxes[0].iou(second.boxes[0]) == 0
 
 
-def test_the_best_by_both_ranks_is_taken():
+def test_the_best_by_both_judges_together_is_taken():
     shades = iter([(0, 200, 0), (0, 200, 0)] * 50)
     painter = Painter(lambda seed: RED if seed % 2 else next(shades))
     record, image = run(faulty_picture(FAULT), cast(painter), candidates=8)
     chosen = record.rounds[0].candidates[record.rounds[0].chosen]
     assert chosen.why == BETTER
     liked = [one for one in record.rounds[0].candidates if one.why == BETTER]
-    assert chosen.verifier == max(one.verifier for one in liked)
+    assert log_odds(chosen.vlm) + chosen.verifier == max(log_odds(one.vlm) + one.verifier for one in liked)
+
+
+def test_further_repaintings_go_to_the_place_of_the_best():
+    record, _ = run(faulty_picture(FAULT), candidates=1, refine=3)
+    turn = record.rounds[0]
+    *first, one, two, three = turn.candidates
+    assert one.place == two.place == three.place
+    liked = [tried for tried in first if tried.why == BETTER]
+    assert one.place == max(liked, key=lambda tried: log_odds(tried.vlm) + tried.verifier).place
+    assert len({tried.seed for tried in turn.candidates}) == len(turn.candidates)
 
 
 def test_an_answer_without_a_box_falls_back_and_is_logged():
@@ -138,7 +148,7 @@ def test_ctrl_c_keeps_the_best_so_far():
 
     def paint(seed):
         calls.append(seed)
-        if len(calls) > 2:
+        if len(calls) > 4:  # in the second round
             raise KeyboardInterrupt
         return GREEN
 
@@ -177,7 +187,16 @@ def test_pixels_outside_the_recorded_boxes_are_the_inputs(size, corner, sides, f
     box = Box(*corner, corner[0] + sides[0], corner[1] + sides[1]).clip(width, height)
     pixels[box.slices] = RED
     picture = Picture("x", "x", pixels.copy())
-    section = CorrectionSection(feather=feather, dilate=dilate, size=seen, candidates=1, rounds=2, verdict_margin=0.0)
+    section = CorrectionSection(
+        feather=feather,
+        dilate=dilate,
+        size=seen,
+        candidates=1,
+        refine=1,
+        rounds=2,
+        reward_margin=0.0,
+        verdict_margin=0.0,
+    )
     (found,) = correct_images(section, cast(witness=ScriptedWitness(box)), [picture])
     np.testing.assert_array_equal(picture.pixels, pixels)
     changed = (found.image != pixels).any(axis=2)

@@ -1,9 +1,10 @@
 """The loop of correction: locate, describe, repaint, judge, keep what both judges prefer; bounded rounds.
 
 Works on a window of images in step, so that every model is asked in batches. An image leaves the loop once the VLM
-calls it clean. A repainting is applied only where verifier and VLM both prefer it by their margins; of those that are,
-the one with the best sum of ranks is taken, the verifier's rank deciding ties. Pixels outside the repainted region are
-the input's: the painted view is blended in with an alpha that is zero there (`synthesis.compose.blend`).
+calls it clean. A repainting is applied only where verifier and VLM both prefer it by their margins. Of those that are,
+the one with the largest sum of reward and log odds of the VLM's No is taken: both are log odds of being clean, so that
+the sum is their product as independent witnesses. Pixels outside the repainted region are the input's: the painted view
+is blended in with an alpha that is zero there (`synthesis.compose.blend`).
 
 Does not know files, benchmarks or how a judge works.
 """
@@ -41,6 +42,7 @@ from artiagent.synthesis.compose import blend
 
 _PIXELS = 16_000_000  # of composed images that are judged together
 _MOST = 64  # images that are judged together
+_LEAST = 1e-4  # probability that still counts
 
 
 class Corrected(NamedTuple):
@@ -144,17 +146,15 @@ def _turn(section: CorrectionSection, panel: Panel, works: Sequence[_Work], numb
     """One round on all images that are still faulty."""
     images = [work.image for work in works]
     told = panel.witness(images)
-    maps = (
-        panel.verifier.badness(images)
-        if {"badness", "grown"} & set(section.sources)
-        else [np.zeros((0, 0))] * len(works)
-    )
+    mapped = {"badness", "grown"} & set(section.sources)
+    maps = panel.verifier.badness(images) if mapped else [np.zeros((0, 0))] * len(works)
+    captions = [one.caption for one in told]
     tries: list[_Try] = []
     rounds = []
     for owner, (work, one, badness) in enumerate(zip(works, told, maps, strict=True)):
-        height, width = work.image.shape[:2]
-        places, notes = propose(section, one.boxes, badness, width, height)
-        tries += _tries(section, work, owner, places, number)
+        places, notes = propose(section, one.boxes, badness, work.image.shape[1], work.image.shape[0])
+        for place in places:
+            tries += _tries(section, work, owner, place, number, range(section.candidates))
         notes += () if one.caption else ("the VLM gives no caption: repainted without words",)
         rounds.append(
             Round(
@@ -162,8 +162,10 @@ def _turn(section: CorrectionSection, panel: Panel, works: Sequence[_Work], numb
                 verifier=work.verifier, vlm=work.vlm,
             )
         )  # fmt: skip
-    _paint(section, panel.inpainter, works, tries, [one.caption for one in told])
-    _score(section, panel, works, tries)
+    _paint_and_score(section, panel, works, tries, captions)
+    again = [more for owner, work in enumerate(works) for more in _refined(section, work, owner, tries, number)]
+    _paint_and_score(section, panel, works, again, captions)
+    tries += again
     for owner, (work, turn) in enumerate(zip(works, rounds, strict=True)):
         own = [one for one in tries if one.owner == owner]
         chosen = _best(own)
@@ -178,14 +180,33 @@ def _turn(section: CorrectionSection, panel: Panel, works: Sequence[_Work], numb
             work.verifier, work.vlm = best.verifier, best.vlm
 
 
-def _tries(section: CorrectionSection, work: _Work, owner: int, places: Sequence[Place], number: int) -> Iterator[_Try]:
-    height, width = work.image.shape[:2]
-    for k, place in enumerate(places):
-        region = union_mask(place.boxes, height, width)
-        window = window_of(region, section.size)
-        for candidate in range(section.candidates):
-            named = (section.seed, work.picture.sha256, number, k, candidate)
-            yield _Try(owner, place, int(stable_hash("correct", *named, length=8), 16), region, window)
+def _tries(
+    section: CorrectionSection, work: _Work, owner: int, place: Place, number: int, candidates: range
+) -> Iterator[_Try]:
+    region = union_mask(place.boxes, *work.image.shape[:2])
+    window = window_of(region, section.size)
+    for candidate in candidates:
+        named = (section.seed, work.picture.sha256, number, place.model_dump_json(), candidate)
+        yield _Try(owner, place, int(stable_hash("correct", *named, length=8), 16), region, window)
+
+
+def _refined(section: CorrectionSection, work: _Work, owner: int, tries: Sequence[_Try], number: int) -> Iterator[_Try]:
+    """Further repaintings at the place of the best one so far; of one that the verifier liked best where none is
+    preferred."""
+    own = [one for one in tries if one.owner == owner and one.verifier is not None]
+    if not own or not section.refine:
+        return
+    chosen = _best(own)
+    best = own[chosen] if chosen is not None else max(own, key=lambda one: one.verifier)
+    seeds = range(section.candidates, section.candidates + section.refine)
+    yield from _tries(section, work, owner, best.place, number, seeds)
+
+
+def _paint_and_score(
+    section: CorrectionSection, panel: Panel, works: Sequence[_Work], tries: Sequence[_Try], captions: Sequence[str]
+) -> None:
+    _paint(section, panel.inpainter, works, tries, captions)
+    _score(section, panel, works, tries)
 
 
 def _paint(
@@ -241,29 +262,30 @@ def _score(section: CorrectionSection, panel: Panel, works: Sequence[_Work], tri
     painted = [one for one in tries if one.painted is not None]
     for one, score in zip(painted, _judge_tries(panel.verifier, section, works, painted), strict=True):
         one.verifier = score
-        gain = score - works[one.owner].verifier
-        one.why = (
-            "" if gain > section.reward_margin else f"the verifier gains {gain:+.3f}, asked is {section.reward_margin}"
-        )
+        one.why = _against("the verifier", score - works[one.owner].verifier, section.reward_margin)
     asked = [one for one in painted if not one.why]
     for one, score in zip(asked, _judge_tries(panel.vlm, section, works, asked), strict=True):
         one.vlm = score
-        gain = score - works[one.owner].vlm
         one.why = (
-            BETTER
-            if gain > section.verdict_margin
-            else f"P(Yes) falls by {gain:.3f}, asked is {section.verdict_margin}"
+            _against("the VLM", log_odds(score) - log_odds(works[one.owner].vlm), section.verdict_margin) or BETTER
         )
 
 
+def _against(judge: str, gain: float, margin: float) -> str:
+    """What speaks against a repainting by this gain; "" for one beyond the margin."""
+    return "" if gain > margin else f"{judge} prefers it by {gain:+.2f} nats, asked are more than {margin:.2f}"
+
+
+def log_odds(chance: float) -> float:
+    """In nats, of a probability; beyond +-9 a float32 judge says nothing more."""
+    bounded = min(max(chance, _LEAST), 1 - _LEAST)
+    return float(np.log(bounded / (1 - bounded)))
+
+
 def _best(tries: Sequence[_Try]) -> int | None:
-    """Index of the preferred try with the best sum of both judges' ranks; None where none is preferred."""
+    """Index of the preferred try that both judges together like best; None where none is preferred."""
     liked = [k for k, one in enumerate(tries) if one.why == BETTER]
-    if not liked:
-        return None
-    verifier, vlm = (np.array([getattr(tries[k], judge) for k in liked]) for judge in ("verifier", "vlm"))
-    ranks = [(scores[:, None] > scores[None]).sum(1) for scores in (verifier, vlm)]
-    return liked[int(np.lexsort((ranks[0], ranks[0] + ranks[1]))[-1])]
+    return max(liked, key=lambda k: tries[k].verifier + log_odds(tries[k].vlm), default=None)
 
 
 def _judge_tries(
