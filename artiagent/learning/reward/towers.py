@@ -131,8 +131,8 @@ def load_tower(folder: Path) -> Tower:
 def _empty(told: dict[str, Any]) -> Tower:
     if told["kind"] == "cnn":
         return new_tower(told["side"], told["width"])
-    make = _clip if told["kind"] == "clip" else lambda vision, _: _qwen(vision, told["side"], "")
-    return make(told["vision_config"], "")
+    vision = told["vision_config"]
+    return _clip(vision, "") if told["kind"] == "clip" else _qwen(vision, told["side"], "")
 
 
 def _clip(vision: dict[str, Any], prefix: str) -> Tower:
@@ -148,7 +148,7 @@ def _qwen(vision: dict[str, Any], side: int, prefix: str) -> Tower:
     from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VisionTransformerPretrainedModel
 
     config = Qwen2_5_VLVisionConfig(**{k: v for k, v in vision.items() if k != "model_type"})
-    model = Qwen2_5_VisionTransformerPretrainedModel._from_config(config)
+    model = Qwen2_5_VisionTransformerPretrainedModel._from_config(config).float()
     model.prefix = prefix
     cell = config.patch_size * config.spatial_merge_size
     return Tower("qwen", model, side // cell * cell, config.out_hidden_size, cell)
