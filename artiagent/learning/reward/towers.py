@@ -99,7 +99,8 @@ def open_tower(folder: Path, side: int | None = None) -> Tower:
     if kind == "qwen2_5_vl":
         return _filled(_qwen(vision, side or _side_of(folder, vision), "visual."), folder)
     raise ValueError(
-        f"{folder}: vision tower of model type {kind!r}; expected clip or qwen2_5_vl (inputs.clip, inputs.vlm)"
+        f"{folder}: vision tower of model type {kind!r}; expected clip or qwen2_5_vl: set reward.tower to clip, or "
+        "name a Qwen2.5-VL as inputs.vlm"
     )
 
 
