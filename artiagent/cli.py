@@ -15,7 +15,10 @@ from artiagent.orchestration import pipelines_command
 if TYPE_CHECKING:
     from artiagent.records import DatasetRef
 
-AREAS = ("curation", "learning", "evaluation", "leaderboard", "promotion", "inspection", "serving", "studies")
+AREAS = (
+    "curation", "learning", "evaluation", "leaderboard", "promotion", "inspection", "serving", "studies",
+    "mitigation.search", "mitigation.correction", "mitigation.audit",
+)  # fmt: skip
 NANO = "configs/nano.yaml"
 EXAMPLES = """examples:
   artiagent run --config configs/nano.yaml
@@ -30,6 +33,9 @@ EXAMPLES = """examples:
   artiagent promote --dry-run
   artiagent inspect pictures/ --format coco --out findings/
   artiagent serve --port 8000
+  artiagent search --prompts prompts.txt
+  artiagent fix pictures/ --out fixed/
+  artiagent audit --generator renders/a --generator renders/b
   artiagent runs compare nano-1a2b3c4d nano-5e6f7a8b
   artiagent data export 1a2b3c4d --format coco --out coco/
   artiagent ablate --rows positions-only,values-only

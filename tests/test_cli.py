@@ -39,7 +39,7 @@ def test_help_is_quick_and_imports_nothing_heavy():
 
 COMMANDS = (
     "run ablate study rehearse synthesize curate calibrate finetune evaluate leaderboard attention promote rollback "
-    "models inspect serve runs data nano doctor ui"
+    "models inspect serve search fix audit runs data nano doctor ui"
 )
 
 

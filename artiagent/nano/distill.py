@@ -125,3 +125,15 @@ def chord_loss(
         (start - end) * PIECES,
         None if condition is None or weights_of is None else weights_of(condition),
     )
+
+
+def carried_over(student: dict[str, Tensor], before: dict[str, Tensor], after: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A student's weights for a teacher that learned on since: what distillation changed, added to the new teacher.
+
+    `student` was distilled from the teacher `before`, which became `after`; all three have the same names and shapes.
+    Holds while the teacher moved little, and spares new paths ("Editing models with task arithmetic", ICLR 2023).
+    Raises ValueError where names differ.
+    """
+    if not student.keys() == before.keys() == after.keys():
+        raise ValueError("the three networks have weights of different names: expected one architecture")
+    return {name: after[name].float() + student[name].float() - before[name].float() for name in student}

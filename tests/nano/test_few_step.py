@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from artiagent.checkpoints import locate
-from artiagent.nano.distill import PIECES, Paths, Prompts, chord_loss, guided_path, record_paths
+from artiagent.nano.distill import PIECES, Paths, Prompts, carried_over, chord_loss, guided_path, record_paths
 from artiagent.nano.few_step import train_few_step
 from artiagent.nano.few_step_samples import MASKS, masks_of, repair
 from artiagent.nano.few_step_stages import FewStepRecipe
@@ -226,3 +226,12 @@ def test_too_few_scenes_are_refused(tmp_path):
         train_few_step(
             tmp_path, tmp_path, flux=FLUX, parser=PARSER, recipe=FewStepRecipe(scenes=8, held_out=8), device="cpu"
         )
+
+
+def test_what_distillation_changed_is_carried_over_to_a_teacher_that_learned_on():
+    before, student = {"w": torch.tensor([1.0, 2.0])}, {"w": torch.tensor([1.5, 2.0])}
+    after = {"w": torch.tensor([3.0, 1.0])}
+    assert carried_over(student, before, after)["w"].tolist() == [3.5, 1.0]
+    assert carried_over(student, before, before)["w"].tolist() == student["w"].tolist()
+    with pytest.raises(ValueError, match="one architecture"):
+        carried_over(student, before, {"v": torch.zeros(2)})
