@@ -143,7 +143,8 @@ def _remarks(name: str, found: Course, track: Track) -> list[str]:
         gains = {s: found.gains[s].value / max(float(track.scores[s][0].std()), 1e-9) for s in (STEERING, HELD_OUT)}
         told.append(
             f"{title}: in standard deviations of the first round the steering reward gains {gains[STEERING]:.1f}, the "
-            f"held-out verifier {gains[HELD_OUT]:.1f}; the rest is the taste of the verifier that steers."
+            f"held-out verifier {gains[HELD_OUT]:.1f}"
+            + ("; the rest is the taste of the one that steers." if gains[HELD_OUT] < gains[STEERING] else ".")
         )
     if "diversity" in found.gains and verdicts["diversity"] == -1:
         first, last = found.curves["diversity"][0].value, found.curves["diversity"][-1].value
