@@ -449,7 +449,7 @@ class CorrectionSection(Section):
     """VLM-guided correction (spec: training, "Correction")."""
 
     rounds: int = Field(default=3, ge=1)
-    threshold: float = Field(default=0.15, gt=0, lt=1)  # P(Yes) from which an image is worked on
+    threshold: float = Field(default=0.1, gt=0, lt=1)  # P(Yes) from which an image is worked on
     # where to repaint: the VLM's boxes, peaks of the verifier's badness, boxes around both that grow
     sources: tuple[Literal["vlm", "badness", "grown"], ...] = Field(default=("vlm", "badness", "grown"), min_length=1)
     proposals: int = Field(default=6, ge=1)  # places per image and round, the sources in turn
