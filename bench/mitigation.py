@@ -12,6 +12,7 @@ import argparse
 import json
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 from artiagent.mitigation.rehearsal import Rehearsal, rehearse, table
 from artiagent.store import write_atomic
@@ -28,9 +29,13 @@ def main() -> None:
             options.add_argument(name, type=type(field.default), default=field.default)
     asked = vars(options.parse_args())
     out = asked.pop("out")
-    report = rehearse(Rehearsal(**{**asked, "batches": tuple(asked["batches"])}), lambda line: print(line, flush=True))
-    write_atomic(out, json.dumps(report, indent=1).encode())
-    print(f"\n{table(report)}")
+
+    def keep(line: str, report: dict[str, Any]) -> None:
+        """Every part as soon as it is there: who lends a machine may end the lease at any moment."""
+        print(line, flush=True)
+        write_atomic(out, json.dumps(report, indent=1).encode())
+
+    print(f"\n{table(rehearse(Rehearsal(**{**asked, 'batches': tuple(asked['batches'])}), keep))}")
 
 
 if __name__ == "__main__":

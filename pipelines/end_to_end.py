@@ -43,7 +43,7 @@ def end_to_end(config: Config, digests: dict[str, str]) -> None:
     predictions_base = evaluate_base(config.evaluation, vlm, benchmarks)
     predictions_tuned = evaluate_tuned(config.evaluation, tuned, benchmarks)
     evaluation = score(config.evaluation, benchmarks, predictions_base, predictions_tuned)
-    reward = train_reward(config.reward, curated, clip, benchmarks)
+    reward = train_reward(config.reward, curated, vlm if config.reward.tower == "vlm" else clip, benchmarks)
     results = {
         "inputs": inputs, "scenes": scenes, "jobs": jobs, "pairs": pairs, "curated": curated,
         "conversations": conversations, "tuned": tuned, "predictions_base": predictions_base,

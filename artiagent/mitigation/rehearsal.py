@@ -113,23 +113,23 @@ class _Clock:
         return self.elapsed > self.seconds
 
 
-def rehearse(asked: Rehearsal, told: Callable[[str], None] = lambda line: None) -> dict[str, Any]:
-    """Build and measure part by part; ``told`` gets a line about each as it ends."""
+def rehearse(
+    asked: Rehearsal, told: Callable[[str, dict[str, Any]], None] = lambda line, report: None
+) -> dict[str, Any]:
+    """Build and measure part by part; ``told`` gets a line about each as it ends, and the report as far as it is."""
     use_threads(torch.get_num_threads())
     torch.manual_seed(0)
     device, clock = torch_device(asked.device), _Clock(asked.limit)
-    parts = {}
+    report: dict[str, Any] = {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"), "machine": _machine(device),
+        "rehearsal": asdict(asked), "parts": {},
+    }  # fmt: skip
+    parts = report["parts"]
     for name, part in (("verifier", _verifier), ("sampler", _sampler), ("vlm", _vlm), ("inpainter", _inpainter)):
         parts[name] = _part(part, asked, device, clock)
-        told(f"{clock.elapsed:6.1f} s  {name}: {parts[name].get('error', 'done')}")
-    return {
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "machine": _machine(device),
-        "rehearsal": asdict(asked),
-        "parts": parts,
-        "round_seconds": _round(parts),
-        "seconds": clock.elapsed,
-    }
+        report |= {"round_seconds": _round(parts), "seconds": clock.elapsed}
+        told(f"{clock.elapsed:6.1f} s  {name}: {parts[name].get('error', 'done')}", report)
+    return report
 
 
 def _part(

@@ -14,9 +14,15 @@ TINY = {
 
 
 def test_every_part_is_measured_and_told():
-    said = []
-    report = rehearse(Rehearsal(**TINY), said.append)
+    said, kept = [], []
+
+    def told(line: str, report: dict) -> None:
+        said.append(line)
+        kept.append(len(report["parts"]))
+
+    report = rehearse(Rehearsal(**TINY), told)
     parts = report["parts"]
+    assert kept == [1, 2, 3, 4]
     assert not [name for name, part in parts.items() if "error" in part]
     assert len(said) == 4 and all("done" in line for line in said)
     for batch in ("1", "2"):
