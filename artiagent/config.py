@@ -384,8 +384,9 @@ class RewardSection(Section):
     # frozen: its features are computed once. cnn: a small tower of convolutions from nothing, in the place of ``tower``
     encoder: Literal["frozen", "lora", "full", "cnn"] = "frozen"
     # What the head sees: pooled, the paper's: the tower's summary. patches: with mean and maximum of the cells. tokens:
-    # every cell, the worst decide. crops: 3x3 overlapping crops, each beside the whole picture, the worst decide.
-    pooling: Literal["pooled", "patches", "tokens", "crops"] = "tokens"
+    # every cell, the worst decide. tokens+whole: the mean of that and of a head on the summary. crops: 3x3 overlapping
+    # crops, each beside the whole picture, the worst decide.
+    pooling: Literal["pooled", "patches", "tokens", "tokens+whole", "crops"] = "tokens+whole"
     side: int | None = Field(default=None, ge=32)  # px of the square that a tower for any size sees; None: its model's
     hidden: int = Field(default=128, ge=1)
     width: int = Field(default=64, ge=16, multiple_of=16)  # of the cnn

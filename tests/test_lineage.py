@@ -85,9 +85,9 @@ def test_one_character_in_any_module_changes_exactly_the_stages_that_import_it(t
 
 
 def test_science_reaches_only_its_stages():
-    assert "artiagent/learning/reward.py" in names(ROOT, "steps.train_reward")
+    assert "artiagent/learning/reward/training.py" in names(ROOT, "steps.train_reward")
     for stage in ("perceive", "plan", "synthesize", "curate", "evaluate_base"):
-        assert "artiagent/learning/reward.py" not in names(ROOT, f"steps.{stage}")
+        assert "artiagent/learning/reward/training.py" not in names(ROOT, f"steps.{stage}")
 
 
 def test_git_revision(tmp_path):

@@ -13,6 +13,7 @@ from artiagent.inputs import read_benchmarks
 from artiagent.records import ARTIFACT_TOOLS, DatasetRef, Pair, Prediction
 from artiagent.report import strips
 from artiagent.report.charts import LABELS, curve_chart, score_chart
+from artiagent.report.reward import reward_facts
 from artiagent.report.summary import funnel_rows, interval_text, read_json
 from artiagent.store import Row, read_rows
 
@@ -62,7 +63,7 @@ def render_page(bundle: dict[str, Any], summary: dict[str, Any]) -> str:
             interval=interval_text,
             strips=_strips(bundle),
             sft_chart=curve_chart(_curves(refs["finetune"].uri), ("loss", "margin_loss", "margin", "eval_loss")),
-            reward_chart=curve_chart(_curves(refs["train_reward"].uri), ("loss", "train_accuracy", "accuracy")),
+            reward=reward_facts(Path(refs["train_reward"].uri)),
         )
     )
 

@@ -20,7 +20,7 @@ GENERATOR = torch.Generator().manual_seed(0)
 
 
 def test_the_worst_place_decides() -> None:
-    found = reward_of(torch.tensor([[-3.0, -3.0, 9.0], [-3.0, -3.0, -3.0]]))
+    found = reward_of([torch.tensor([[-3.0, -3.0, 9.0], [-3.0, -3.0, -3.0]])])
     assert found[0].item() == pytest.approx(-9.0, abs=1e-3) and found[1].item() == pytest.approx(3 - math.log(3))
 
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from transformers import AutoImageProcessor, CLIPModel, Qwen2_5_VLForConditionalGeneration
 
-from artiagent.learning.reward.heads import extract, grid_of, width_of
+from artiagent.learning.reward.heads import extract, grid_of, new_head, width_of
 from artiagent.learning.reward.towers import load_tower, new_tower, open_tower, save_tower
-from artiagent.learning.reward.verifier import to_pixels
+from artiagent.learning.reward.verifier import Member, Verifier, to_pixels
 from artiagent.records import CheckpointRef
 
 
@@ -63,8 +64,25 @@ def test_poolings_give_the_places_they_promise(tiny_clip: CheckpointRef) -> None
         for pooling in ("pooled", "patches", "tokens", "crops"):
             rows, cols = grid_of(tower, pooling)
             assert extract(tower, seen, pooling).shape == (2, rows * cols, width_of(tower, pooling)), pooling
+        assert torch.equal(extract(tower, seen, "tokens+whole")[:, :-1], extract(tower, seen, "tokens"))
         crops, whole = extract(tower, seen, "crops"), tower(seen).whole
+        assert torch.equal(extract(tower, seen, "tokens+whole")[:, -1], whole)
         assert torch.allclose(crops[:, 4, tower.width :], whole), "every crop lies beside the whole picture"
         middle = seen[..., 8:24, 8:24].repeat_interleave(2, -1).repeat_interleave(2, -2)
         near = tower(middle).whole
     assert torch.nn.functional.cosine_similarity(crops[:, 4, : tower.width], near).min() > 0.9
+
+
+def test_a_joint_head_hears_two_voices_and_its_map_is_that_of_the_first(tiny_clip: CheckpointRef) -> None:
+    tower, images = open_tower(Path(tiny_clip.uri)), [picture(32), picture(32, 1)]
+    torch.manual_seed(0)
+    head = new_head(tower, "tokens+whole", 8).eval()
+    features = extract(tower, to_pixels(images, 32), "tokens+whole")
+    head.standardise(features.detach())
+    judge = Verifier([Member(tower, head)], "tokens+whole", "", "cpu")
+    with torch.inference_mode():
+        local, whole = head.voices(features)
+    rows, cols = grid_of(tower, "tokens+whole")
+    assert local.shape == (2, rows * cols) and whole.shape == (2, 1)
+    assert judge(images) == pytest.approx(((-torch.logsumexp(local, 1) - whole[:, 0]) / 2).numpy(), abs=1e-4)
+    assert np.stack(judge.badness(images)).reshape(2, -1) == pytest.approx(local.numpy(), abs=1e-4)

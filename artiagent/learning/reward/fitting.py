@@ -104,17 +104,22 @@ class Trainer:
         self, batch: list[int], benign: list[int], margins: dict[int, float], generator: torch.Generator
     ) -> dict[str, float]:
         features, places = self.draw(batch + benign, generator)
-        pairs, cells = len(batch), features.shape[2]
-        scored = self.head(features.flatten(0, 1)).unflatten(0, features.shape[:2])  # [n, 2, T]
-        clean = torch.cat([scored[:, 0], scored[pairs:, 1]])  # nothing is wrong on either side of a benign pair
-        artifact = scored[:pairs, 1]
+        pairs = len(batch)
+        voices = [v.unflatten(0, features.shape[:2]) for v in self.head.voices(features.flatten(0, 1))]  # [n, 2, T]
+        # Nothing is wrong on either side of a benign pair.
+        clean = [torch.cat([scored[:, 0], scored[pairs:, 1]]) for scored in voices]
+        artifact = [scored[:pairs, 1] for scored in voices]
         names = [self.told[i].source for i in batch + benign + benign]
         others = torch.tensor([[a != b for b in names[:pairs]] for a in names])
-        wanted = torch.tensor([margins[i] for i in batch], device=clean.device)
-        gap = reward_of(clean)[:, None] - reward_of(artifact)[None]
-        loss = preference_loss(gap, others.to(gap.device), wanted, self.section.cross_scene, generator)
-        if self.section.cells and cells > 1:
-            loss = loss + self.section.cells * cell_loss(clean, artifact, places[:pairs])
+        wanted = torch.tensor([margins[i] for i in batch])
+        others, wanted = others.to(features.device), wanted.to(features.device)
+        loss = torch.zeros((), device=features.device)
+        for good, bad in zip(clean, artifact, strict=True):  # every voice has to tell by itself
+            apart = reward_of([good])[:, None] - reward_of([bad])[None]
+            loss = loss + preference_loss(apart, others, wanted, self.section.cross_scene, generator)
+        if self.section.cells and artifact[0].shape[1] > 1:
+            loss = loss + self.section.cells * cell_loss(clean[0], artifact[0], places[:pairs])
+        gap = reward_of([scored[:pairs] for scored in clean]) - reward_of(artifact)
         penalty = sum(weight.square().sum() for weight in self.head.parameters())
         self.optimizer.zero_grad(set_to_none=True)
         (loss + self.section.l2 * penalty).backward()
@@ -124,7 +129,7 @@ class Trainer:
             raise FloatingPointError(
                 f"reward: the loss of verifier {self.name} is {value}; lower reward.learning_rate or encoder_rate"
             )
-        return {"loss": value, "pair_accuracy": float((gap.diagonal() > 0).float().mean())}
+        return {"loss": value, "pair_accuracy": float((gap > 0).float().mean())}
 
     def _set_rate(self, step: int, steps: int) -> None:
         scale = 1.0

@@ -1,10 +1,13 @@
 """From features to a reward: which features a head sees, and how the scores of places make one.
 
-Knows poolings and the head. Does not know towers or training. Badness is what the head says of a place; the reward of a
-picture is ``-logsumexp`` over its places: an artifact is local, and the worst places decide.
+Knows poolings and heads. Does not know towers or training. Badness is what a head says of a place; the reward of a
+picture is ``-logsumexp`` over its places: an artifact is local, and the worst places decide. A head may have several
+voices, each trained by a loss of its own; the reward is the mean of theirs.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -26,15 +29,46 @@ class Head(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         return self.layers((features.float() - self.mean) / self.scale)[..., 0]
 
+    def voices(self, features: Tensor) -> tuple[Tensor, ...]:
+        """Badness by every voice, [B, T] each; the first is the one that knows places."""
+        return (self(features),)
+
     def standardise(self, features: Tensor) -> None:
-        """Take mean and scale from features [N, F]."""
-        self.mean.copy_(features.mean(0))
-        self.scale.copy_(features.var(0).sqrt().clamp(min=1e-6))
+        """Take mean and scale from features [N, T, F]."""
+        places = features.flatten(0, -2)
+        self.mean.copy_(places.mean(0))
+        self.scale.copy_(places.var(0).sqrt().clamp(min=1e-6))
 
 
-def reward_of(badness: Tensor) -> Tensor:
-    """Badness [B, T] -> reward [B]."""
-    return -torch.logsumexp(badness, dim=1)
+class JointHead(nn.Module):
+    """Two voices on features [B, T + 1, F]: one for the T cells, one for the picture as a whole, which comes last.
+
+    What a fault looks like nearby and how a faulty picture looks at large err on different pictures: on a generator's
+    own, far from those of the training, the whole is the better witness (docs/reward.md).
+    """
+
+    def __init__(self, features: int, hidden: int) -> None:
+        super().__init__()
+        self.local, self.whole = Head(features, hidden), Head(features, hidden)
+
+    def voices(self, features: Tensor) -> tuple[Tensor, ...]:
+        """As of `Head`: badness of the cells [B, T], of the whole [B, 1]."""
+        return self.local(features[:, :-1]), self.whole(features[:, -1:])
+
+    def standardise(self, features: Tensor) -> None:
+        """Take mean and scale from features [N, T + 1, F]."""
+        self.local.standardise(features[:, :-1])
+        self.whole.standardise(features[:, -1:])
+
+
+def new_head(tower: Tower, pooling: str, hidden: int) -> Head | JointHead:
+    """An untrained head for what `extract` gives."""
+    return JointHead(tower.width, hidden) if pooling == "tokens+whole" else Head(width_of(tower, pooling), hidden)
+
+
+def reward_of(voices: Sequence[Tensor]) -> Tensor:
+    """Badness [B, T] by every voice -> reward [B]."""
+    return torch.stack([-torch.logsumexp(badness, dim=1) for badness in voices]).mean(0)
 
 
 def extract(tower: Tower, pixels: Tensor, pooling: str) -> Tensor:
@@ -44,7 +78,8 @@ def extract(tower: Tower, pixels: Tensor, pooling: str) -> Tensor:
         tower: of `towers`.
         pixels: float [B, 3, side, side] in 0..1.
         pooling: "pooled": the tower's own summary, T = 1. "patches": with mean and maximum of the cells, T = 1.
-            "tokens": every cell. "crops": the summary of each of 3x3 overlapping crops beside that of the whole.
+            "tokens": every cell. "tokens+whole": and the summary as the last
+            place. "crops": the summary of each of 3x3 overlapping crops beside that of the whole.
     """
     if pooling == "crops":
         return _crops(tower, pixels)
@@ -53,12 +88,14 @@ def extract(tower: Tower, pixels: Tensor, pooling: str) -> Tensor:
         return found.whole[:, None]
     if pooling == "patches":
         return torch.cat([found.whole, found.cells.mean(1), found.cells.amax(1)], dim=1)[:, None]
+    if pooling == "tokens+whole":
+        return torch.cat([found.cells, found.whole[:, None]], dim=1)
     return found.cells
 
 
 def grid_of(tower: Tower, pooling: str) -> tuple[int, int]:
-    """(rows, cols) of the places that `extract` gives."""
-    side = {"tokens": tower.rows, "crops": CROPS}.get(pooling, 1)
+    """(rows, cols) of the places that the first voice knows."""
+    side = {"tokens": tower.rows, "tokens+whole": tower.rows, "crops": CROPS}.get(pooling, 1)
     return side, side
 
 

@@ -20,7 +20,7 @@ from artiagent.devices import torch_device, use_threads
 from artiagent.evaluation.benchmarks import benchmark_sha256
 from artiagent.learning.reward import scores, views
 from artiagent.learning.reward.fitting import Trainer
-from artiagent.learning.reward.heads import Head, extract, grid_of, width_of
+from artiagent.learning.reward.heads import Head, JointHead, extract, grid_of, new_head
 from artiagent.learning.reward.pairs import PairSet, Split, read_pairs, split
 from artiagent.learning.reward.towers import Tower, new_tower, open_tower
 from artiagent.learning.reward.verifier import CONFIG, Member, Verifier, save_members
@@ -114,7 +114,7 @@ def _train(
         own = tower if frozen else _trainable(section, Path(encoder.uri), section.seed * 1000 + k)
         own.to(torch_device(section.device))
         draw = frozen or partial(_on_the_fly, section, own, pairs)
-        head = Head(width_of(tower, section.pooling), section.hidden)
+        head = new_head(tower, section.pooling, section.hidden)
         _standardise(head, draw, chosen)
         head.to(torch_device(section.device))
         checkpoint = out / f".verifier-{k}.safetensors"
@@ -137,11 +137,11 @@ def _on_the_fly(
 
 
 @torch.no_grad()
-def _standardise(head: Head, draw: FrozenFeatures | partial, chosen: Sequence[int]) -> None:
+def _standardise(head: Head | JointHead, draw: FrozenFeatures | partial, chosen: Sequence[int]) -> None:
     """Mean and scale from a view of some training pairs."""
     generator = torch.Generator().manual_seed(0)
     some = [chosen[k : k + PAIR_BATCH] for k in range(0, min(len(chosen), STANDARD), PAIR_BATCH)]
-    head.standardise(torch.cat([draw(batch, generator)[0].float().cpu().flatten(0, -2) for batch in some]))
+    head.standardise(torch.cat([draw(batch, generator)[0].float().cpu().flatten(0, 1) for batch in some]))
 
 
 def _tower(section: RewardSection, folder: Path, seed: int) -> Tower:

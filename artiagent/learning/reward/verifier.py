@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from artiagent.devices import torch_device
-from artiagent.learning.reward.heads import Head, extract, grid_of, reward_of, width_of
+from artiagent.learning.reward.heads import Head, JointHead, extract, grid_of, new_head, reward_of
 from artiagent.learning.reward.pairs import square
 from artiagent.learning.reward.towers import Tower, load_tower, save_tower
 from artiagent.records import CheckpointRef
@@ -35,7 +35,7 @@ class Member(NamedTuple):
     """One verifier: a head on a tower, which members of a frozen tower share."""
 
     tower: Tower
-    head: Head
+    head: Head | JointHead
 
 
 class Verifier:
@@ -60,28 +60,28 @@ class Verifier:
 
     def each(self, images: Iterable[np.ndarray]) -> np.ndarray:
         """Rewards of every member, float32 [members, n]."""
-        scored = [torch.stack([reward_of(b) for b in found]) for found in self._badness(images)]
+        scored = [torch.stack([reward_of(voices) for voices in found]) for found in self._heard(images)]
         return torch.cat(scored, dim=1).numpy() if scored else np.zeros((len(self.members), 0), np.float32)
 
     def badness(self, images: Iterable[np.ndarray]) -> list[np.ndarray]:
         """Where the reward is lost: float32 [rows, cols] for each image, cell by cell; higher is worse.
 
-        The cells cover the picture evenly; a head that sees the picture whole has a single one.
+        By the voice that knows places. The cells cover the picture evenly; a head that sees it whole has a single one.
         """
         grid = grid_of(self.members[0].tower, self.pooling)
-        found = [torch.stack(batch).mean(0) for batch in self._badness(images)]
+        found = [torch.stack([voices[0] for voices in batch]).mean(0) for batch in self._heard(images)]
         return [cells.view(grid).numpy() for batch in found for cells in batch]
 
     @torch.inference_mode()
-    def _badness(self, images: Iterable[np.ndarray]) -> Iterator[list[Tensor]]:
-        """Badness [b, T] by every member, batch by batch, on the CPU."""
+    def _heard(self, images: Iterable[np.ndarray]) -> Iterator[list[list[Tensor]]]:
+        """Badness [b, T] by every voice of every member, batch by batch, on the CPU."""
         for batch in _batched(images):
             seen: dict[int, Tensor] = {}
             found = []
             for tower, head in self.members:
                 if id(tower) not in seen:
                     seen[id(tower)] = extract(tower, to_pixels(batch, tower.side).to(self.device), self.pooling)
-                found.append(head(seen[id(tower)]).float().cpu())
+                found.append([badness.float().cpu() for badness in head.voices(seen[id(tower)])])
             yield found
 
 
@@ -132,7 +132,7 @@ def to_pixels(images: Sequence[np.ndarray], side: int) -> Tensor:
 
 def _member(place: Path, shared: Tower | None, config: dict) -> Member:
     tower = load_tower(place / "tower") if shared is None else shared
-    head = Head(width_of(tower, config["pooling"]), config["hidden"])
+    head = new_head(tower, config["pooling"], config["hidden"])
     head.load_state_dict(load_file(place / HEAD))
     return Member(tower, head)
 
