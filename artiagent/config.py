@@ -414,7 +414,7 @@ class RewardSection(Section):
 class SearchSection(Section):
     """Reward-guided generation (spec: training, "Reward-guided generation")."""
 
-    prompts: str = "configs/prompts/nano.txt"  # a prompt per line; # begins a comment
+    prompts: str = "configs/prompts/nano_objects.txt"  # a prompt per line; # begins a comment
     limit: int | None = Field(default=None, ge=1)  # the first so many prompts
     algorithms: tuple[Literal["random", "zero_order", "particles"], ...] = ("random", "zero_order", "particles")
     rounds: int = Field(default=6, ge=1, le=12)  # round r of random search draws 2^r fresh noises
@@ -450,18 +450,18 @@ class CorrectionSection(Section):
     """VLM-guided correction (spec: training, "Correction")."""
 
     rounds: int = Field(default=3, ge=1)
-    threshold: float = Field(default=0.1, gt=0, lt=1)  # P(Yes) from which an image is worked on
+    threshold: float = Field(default=0.02, gt=0, lt=1)  # P(Yes) from which an image is worked on
     # where to repaint: the VLM's boxes, peaks of the verifier's badness, boxes around both that grow
     sources: tuple[Literal["vlm", "badness", "grown"], ...] = Field(default=("vlm", "badness", "grown"), min_length=1)
     proposals: int = Field(default=6, ge=1)  # places per image and round, the sources in turn
     candidates: int = Field(default=2, ge=1)  # repaintings per place and round
-    refine: int = Field(default=8, ge=0)  # further ones at the place of the best
+    refine: int = Field(default=12, ge=0)  # further ones at the place of the best
     dilate: float = Field(default=0.15, ge=0)  # by which a box grows on each side, as a share of that side
     grow: tuple[float, ...] = (1.5, 2.25)  # factors by which the sides of the grown boxes exceed what was located
     largest: float = Field(default=0.5, gt=0, le=1)  # share of the image that a place may cover
     feather: int = Field(default=3, ge=0)  # px over which the repainting fades into the input, inside the dilated box
-    reward_margin: float = Field(default=1.0, ge=0)  # nats by which the verifier has to prefer the repainting
-    verdict_margin: float = Field(default=1.0, ge=0)  # nats by which the log odds of the VLM's No have to rise
+    reward_margin: float = Field(default=0.5, ge=0)  # nats by which the verifier has to prefer the repainting
+    verdict_margin: float = Field(default=0.5, ge=0)  # nats by which the log odds of the VLM's No have to rise
     member: int | None = Field(default=0, ge=0, le=1)  # verifier of the ensemble that steers; None: their mean
     base: str | None = None  # FluxPipeline that a bare ControlNet folder goes with
     steps: int = Field(default=4, ge=1)  # denoising steps per repainting; 28 and more of a model that is not distilled

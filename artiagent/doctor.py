@@ -98,7 +98,7 @@ def _device() -> Finding:
 
 
 def _inputs(config: Config) -> Iterator[Finding]:
-    for name in ("generator", "vlm", "clip"):
+    for name in ("generator", "vlm", "clip", "sampler", "inpainter", *(["parser"] if config.inputs.parser else [])):
         yield _present("weights", name, partial(locate, getattr(config.inputs, name)))
     for benchmark in config.inputs.benchmarks:
         yield _present("data", f"benchmark {benchmark.name}", partial(locate, benchmark.path, kind="dataset"))

@@ -19,7 +19,10 @@ from artiagent.records import CheckpointRef, DatasetRef, EvaluationReport, Inter
 T = TypeVar("T", bound=Record)
 FILE = "reference.json"
 PAGE = "reference.html"
-REPORT = "report.html"  # of artiagent.report.curation
+# Kind of a data set -> the page that lies beside it.
+REPORTS = {
+    "curated": "report.html", "search": "search.html", "corrected": "correction.html", "audit": "audit.html"
+}  # fmt: skip
 
 
 class _ReferenceMaterializer(BaseMaterializer):
@@ -54,13 +57,13 @@ class DatasetMaterializer(_ReferenceMaterializer):
     ASSOCIATED_ARTIFACT_TYPE: ClassVar[ArtifactType] = ArtifactType.DATA
 
     def save_visualizations(self, data: DatasetRef) -> dict[str, VisualizationType]:
-        """The reference, and the report that lies beside a curated set."""
+        """The reference, and the page that lies beside the data."""
         shown = super().save_visualizations(data)
-        report = Path(data.uri) / REPORT
-        if data.kind == "curated" and report.is_file():
-            with self.artifact_store.open(self._path(REPORT), "w") as file:
-                file.write(report.read_text(encoding="utf-8"))
-            shown[self._path(REPORT)] = VisualizationType.HTML
+        name = REPORTS.get(data.kind, "")
+        if name and (Path(data.uri) / name).is_file():
+            with self.artifact_store.open(self._path(name), "w") as file:
+                file.write((Path(data.uri) / name).read_text(encoding="utf-8"))
+            shown[self._path(name)] = VisualizationType.HTML
         return shown
 
     def compute_content_hash(self, data: DatasetRef) -> str:
