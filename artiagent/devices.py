@@ -23,6 +23,14 @@ def torch_dtype(name: str) -> torch.dtype:
     return DTYPES[name]
 
 
+def has_native_bfloat16(device: torch.device) -> bool:
+    """Whether matrix products in bfloat16 are done in hardware; emulated, they are slower than float32."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    found = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    return any(found.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an allocation failed, on an accelerator or on the CPU (which raises a plain RuntimeError)."""
     return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator: can't allocate memory" in str(error)

@@ -34,7 +34,7 @@ from transformers import (
 from trl import SFTConfig
 
 from artiagent.config import SftSection, SftStage
-from artiagent.devices import torch_device, torch_dtype
+from artiagent.devices import has_native_bfloat16, torch_device, torch_dtype
 from artiagent.instruction.prompts import NO, YES
 from artiagent.learning.collate import ConversationCollator
 from artiagent.learning.family import ModelFamily, family_of
@@ -174,10 +174,7 @@ def mixed_precision(section: SftSection) -> bool:
     """Whether matrix products run in bfloat16; emulated, on an old processor, it would be slower than float32."""
     if section.autocast != "auto":
         return section.autocast == "bfloat16"
-    if torch_device(section.device).type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    found = torch.cpu.get_capabilities()
-    return any(found.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+    return has_native_bfloat16(torch_device(section.device))
 
 
 def _trainable(job: StageJob, family: ModelFamily, weights: Path) -> Any:

@@ -19,7 +19,7 @@ import torch
 from diffusers import DiffusionPipeline, FluxPipeline
 from diffusers.pipelines.flux.pipeline_flux import calculate_shift
 
-from artiagent.devices import quiet_loading, torch_device, torch_dtype, use_threads
+from artiagent.devices import has_native_bfloat16, quiet_loading, torch_device, torch_dtype, use_threads
 from artiagent.records import CheckpointRef
 from artiagent.synthesis.memory import decodes_together
 
@@ -220,7 +220,7 @@ def open_generator(
     in it natively, else float32. Raises ValueError for a folder of another kind."""
     quiet_loading()
     if dtype == "auto":
-        dtype = "bfloat16" if _has_bfloat16(torch_device(device)) else "float32"
+        dtype = "bfloat16" if has_native_bfloat16(torch_device(device)) else "float32"
     index = Path(ref.uri) / "model_index.json"
     if not index.is_file():
         raise ValueError(f"{ref.uri}: no model_index.json; expected a FluxPipeline folder or hub id")
@@ -231,10 +231,3 @@ def open_generator(
     return Generator(
         pipe, name=ref.name, size=size, steps=steps, guidance=guidance, device=device, threads=threads, batch=batch
     )
-
-
-def _has_bfloat16(device: torch.device) -> bool:
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    found = torch.cpu.get_capabilities()
-    return any(found.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))

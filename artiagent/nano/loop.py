@@ -23,6 +23,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from artiagent.devices import has_native_bfloat16
+
 EMA_DECAY = 0.999
 
 
@@ -202,11 +204,8 @@ def _record(state: TrainingState, losses: list[float], checkpoint: Path, on_save
 
 
 def bf16_is_native(device: str) -> bool:
-    """Whether bfloat16 matrix products are done in hardware; elsewhere autocast would slow training down."""
-    if device == "cuda":
-        return torch.cuda.is_bf16_supported()
-    capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
-    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+    """Whether autocast to bfloat16 makes training faster on the named device."""
+    return has_native_bfloat16(torch.device(device))
 
 
 def describe_machine(device: str, threads: int) -> dict[str, Any]:
