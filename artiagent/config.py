@@ -463,9 +463,6 @@ class CorrectionSection(Section):
     reward_margin: float = Field(default=0.5, ge=0)  # nats by which the verifier has to prefer the repainting
     verdict_margin: float = Field(default=0.5, ge=0)  # nats by which the log odds of the VLM's No have to rise
     member: int | None = Field(default=0, ge=0, le=1)  # verifier of the ensemble that steers; None: their mean
-    voice: Literal["all", "places"] = (
-        "places"  # of the verifier that steers: places, the one that knows where faults are
-    )
     base: str | None = None  # FluxPipeline that a bare ControlNet folder goes with
     steps: int = Field(default=4, ge=1)  # denoising steps per repainting; 28 and more of a model that is not distilled
     strength: float = Field(

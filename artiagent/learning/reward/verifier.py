@@ -46,14 +46,12 @@ class Verifier:
         pooling: what the heads see, see `heads.extract`.
         sha256: of the weights, and which members of them these are.
         device: name of the device.
-        local: whether only the voice that knows places is heard, where heads have several.
     """
 
     name = "verifier"
 
-    def __init__(self, members: Sequence[Member], pooling: str, sha256: str, device: str, local: bool = False) -> None:
+    def __init__(self, members: Sequence[Member], pooling: str, sha256: str, device: str) -> None:
         self.device, self.pooling, self.sha256 = torch_device(device), pooling, sha256
-        self.heard = 1 if local else None
         self.members = [Member(m.tower.to(self.device).eval(), m.head.to(self.device).eval()) for m in members]
 
     def __call__(self, images: Iterable[np.ndarray]) -> np.ndarray:
@@ -62,7 +60,7 @@ class Verifier:
 
     def each(self, images: Iterable[np.ndarray]) -> np.ndarray:
         """Rewards of every member, float32 [members, n]."""
-        scored = [torch.stack([reward_of(voices[: self.heard]) for voices in found]) for found in self._heard(images)]
+        scored = [torch.stack([reward_of(voices) for voices in found]) for found in self._heard(images)]
         return torch.cat(scored, dim=1).numpy() if scored else np.zeros((len(self.members), 0), np.float32)
 
     def badness(self, images: Iterable[np.ndarray]) -> list[np.ndarray]:
@@ -87,16 +85,13 @@ class Verifier:
             yield found
 
 
-def open_reward(
-    reward: CheckpointRef, member: int | None = None, device: str = "auto", local: bool = False
-) -> Verifier:
+def open_reward(reward: CheckpointRef, member: int | None = None, device: str = "auto") -> Verifier:
     """The verifier in a trained folder.
 
     Args:
         reward: folder of `training.train_reward`; it holds the vision tower, too.
         member: None for the mean of all members. One steers a search, another, trained on other sources, judges it.
         device: name of the device.
-        local: hear only the voice that knows places, which small changes are better told by.
 
     Raises ValueError naming the folder when a file is missing or not the one that was written, or for a member that it
     does not have.
@@ -110,7 +105,7 @@ def open_reward(
     wanted = range(count) if member is None else [member]
     members = [_member(folder / f"member-{k}", shared, config) for k in wanted]
     sha256 = reward.sha256 if member is None else f"{reward.sha256}/{member}"
-    return Verifier(members, config["pooling"], f"{sha256}/local" if local else sha256, device, local)
+    return Verifier(members, config["pooling"], sha256, device)
 
 
 def save_members(members: Sequence[Member], folder: Path) -> dict[str, str]:

@@ -50,7 +50,7 @@ def open_panel(section: CorrectionSection, evaluation: EvaluationSection, models
     told = evaluation.model_copy(update={"device": section.device, "threads": section.threads})
     vlm = LocalVlm(models.vlm.uri, told.device, told.dtype, told.threads, told.batch_size)
     return Panel(
-        open_reward(models.reward, section.member, section.device, local=section.voice == "places"),
+        open_reward(models.reward, section.member, section.device),
         VlmVerdict(models.vlm, told, vlm),
         VlmWitness(vlm, told),
         open_inpainter(models.inpainter, section),
