@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
@@ -29,6 +29,7 @@ def peak(*cells: tuple[int, int], shape: tuple[int, int] = (8, 8)) -> np.ndarray
     largest=st.floats(0.05, 1),
     proposals=st.integers(1, 9),
 )
+@example(boxes=[Box(0, 0, 6, 1)], badness=np.zeros((1, 1), np.float32), size=(8, 8), largest=0.0625, proposals=1)
 def test_every_place_lies_inside_and_is_no_larger_than_asked(boxes, badness, size, largest, proposals):
     width, height = size
     section = CorrectionSection(largest=largest, proposals=proposals)

@@ -116,8 +116,9 @@ def _limited(box: Box, section: CorrectionSection, width: int, height: int, note
         return box
     notes.append(f"box {list(box)} covers {share:.0%} of the image: limited to {section.largest:.0%}")
     shrink = (section.largest / share) ** 0.5
-    across = max(1, int(shrink * (box.x1 - box.x0)))
-    sides = across, max(1, min(int(shrink * (box.y1 - box.y0)), int(section.largest * width * height / across)))
+    sides = [max(1, int(shrink * side)) for side in (box.x1 - box.x0, box.y1 - box.y0)]
+    longer = int(sides[1] > sides[0])  # a side of 1 px shrinks no more, so the other one has to
+    sides[longer] = max(1, min(sides[longer], int(section.largest * width * height / sides[1 - longer])))
     x0, y0 = ((low + high - side) // 2 for low, high, side in zip(box[:2], box[2:], sides, strict=True))
     return Box(x0, y0, x0 + sides[0], y0 + sides[1])
 
