@@ -58,11 +58,11 @@ class PromptSearch:
         return max(self.rows, key=lambda row: row.record.reward) if self.rows else None
 
     def ask(self, generator: Generator) -> Proposals | None:
-        """The next round, paid for; None when there is none or the budget does not reach."""
+        """The next round, paid for; None when there is none or the budget does not reach. The first is played anyhow."""
         if (proposals := self.algorithm.ask()) is None:
             return None
         cost = len(proposals.seeds) * (generator.steps - proposals.step) * generator.calls_per_step
-        if self.calls + cost > self.budget:
+        if self.round and self.calls + cost > self.budget:
             return None
         self.calls, self.round = self.calls + cost, self.round + 1
         return proposals

@@ -176,8 +176,11 @@ def test_diversity_of_one_picture_is_zero_and_of_opposites_two() -> None:
     assert diversity(one) == 0
 
 
-def test_a_budget_too_small_for_a_round_ends_the_search(drawer) -> None:
+@pytest.mark.parametrize("algorithm", ["zero_order", "particles"])
+def test_a_budget_too_small_for_a_round_ends_the_search_after_the_first(drawer, algorithm) -> None:
     section = SECTION.model_copy(update={"budget": 0.05})
-    searches = searches_of("zero_order", [(0, PROMPTS[0])], section, drawer)
+    searches = searches_of(algorithm, [(0, PROMPTS[0])], section, drawer)
+    assert play_round(searches, drawer, Brightness()), "without one the search has no picture to return"
+    assert searches[0].calls > budget_of(algorithm, section, drawer)
     assert not play_round(searches, drawer, Brightness())
-    assert searches[0].calls == 0
+    assert searches[0].round == 1 and searches[0].rows
