@@ -58,7 +58,7 @@ class PromptSearch:
         return max(self.rows, key=lambda row: row.record.reward) if self.rows else None
 
     def ask(self, generator: Generator) -> Proposals | None:
-        """The next round, paid for; None when there is none or the budget does not reach. The first is played anyhow."""
+        """The next round, paid for; None when there is none or, after the first, the budget does not reach."""
         if (proposals := self.algorithm.ask()) is None:
             return None
         cost = len(proposals.seeds) * (generator.steps - proposals.step) * generator.calls_per_step
