@@ -31,7 +31,7 @@ def main() -> None:
     out = asked.pop("out")
 
     def keep(line: str, report: dict[str, Any]) -> None:
-        """Every part as soon as it is there: who lends a machine may end the lease at any moment."""
+        """Every part as soon as it is there: a borrowed machine may go at any moment."""
         print(line, flush=True)
         write_atomic(out, json.dumps(report, indent=1).encode())
 
