@@ -17,7 +17,7 @@ import numpy as np
 from tqdm import tqdm
 
 from artiagent.config import BenchmarkSet, CorrectionSection, EvaluationSection
-from artiagent.evaluation.benchmarks import BenchmarkItem, benchmark_sha256, read_items
+from artiagent.evaluation.benchmarks import BenchmarkItem, benchmark_sha256, read_items, read_truth
 from artiagent.images import decode, encode
 from artiagent.inspection.findings import Picture
 from artiagent.mitigation.correction.figures import Judged, figures_of
@@ -57,7 +57,7 @@ def correct(
         panel = open_panel(section, evaluation, Models(inpainter, reward, vlm))
         third = _third(section, reward)
         parts = open_parts(parser) if parser is not None else None
-        total = sum(1 for _ in read_items(benchmark, section.limit))
+        total = len(read_truth(benchmark, section.limit))
         items = read_items(benchmark, section.limit)
         with tqdm(desc=f"correct {benchmark.name}", unit="image", total=total) as progress:
             for index in itertools.count():
