@@ -1,7 +1,7 @@
 """Named settings of planning and synthesis: one word switches between the paper's way and ours.
 
 A preset fills in keys that the configuration leaves out; a key given in the file or by ``--set`` wins. ``fast`` is what
-the defaults of ``artiagent/config.py`` are tuned to. ``paper`` is arXiv 2602.20951 to the letter but for the background
+the defaults of ``artiagent/config/`` are tuned to. ``paper`` is arXiv 2602.20951 to the letter but for the background
 guarantee, without which nothing passes the change audit.
 """
 

@@ -1,0 +1,1 @@
+"""What machines a run needs, and what it will cost before it starts. Knows no orchestrator."""
