@@ -52,6 +52,7 @@ def resolve_inputs(section: InputsSection, digests: dict[str, str], out: Path) -
     sets = [_absolute(source) for source in section.sets]
     rows = sum(len(image_names(source)) for source in sets)
     write_atomic(out / SETS, json.dumps([s.model_dump(mode="json") for s in sets], indent=1).encode())
+    _write_places(out, "inputs", *(p for s in sets for p in (s.images, s.annotations, s.parts)))
     own = [digests[f"set:{source.name}"] for source in section.sets]
     return Inputs(
         sets=DatasetRef(
@@ -72,6 +73,7 @@ def resolve_benchmarks(benchmarks: Sequence[BenchmarkSet], digests: dict[str, st
     """A reference to benchmarks, for runs that start from nothing else; ``digests`` as of ``benchmark_digests``."""
     located = [_located(benchmark) for benchmark in benchmarks]
     write_atomic(out / BENCHMARKS, json.dumps([b.model_dump(mode="json") for b in located], indent=1).encode())
+    _write_places(out, "benchmarks", *(p for b in located for p in (b.path, b.images)))
     revisions = [f"{b.name}={digests[f'benchmark:{b.name}']}" for b in located]
     return DatasetRef(
         kind="benchmarks", uri=str(out), digest=stable_hash("benchmarks", *revisions, length=64), rows=len(located),
@@ -87,6 +89,11 @@ def read_sets(inputs: DatasetRef) -> Sequence[InputSet]:
 def read_benchmarks(benchmarks: DatasetRef) -> list[BenchmarkSet]:
     """The benchmarks behind a reference made by ``resolve_inputs``, the primary one first."""
     return [BenchmarkSet.model_validate(b) for b in json.loads((Path(benchmarks.uri) / BENCHMARKS).read_text())]
+
+
+def _write_places(out: Path, kind: str, *places: str | None) -> None:
+    """``<kind>.places.json``: what a machine that reads the reference must have."""
+    write_atomic(out / f"{kind}.places.json", json.dumps(sorted({p for p in places if p}), indent=1).encode())
 
 
 def _located(benchmark: BenchmarkSet) -> BenchmarkSet:

@@ -1,29 +1,40 @@
 """Turns a plain ``run(section, refs...) -> refs`` into a ZenML step: measured, stamped, cached by what it depends on.
 
-Knows ZenML, the cache key and the provenance of an output. Does not know any science: importing it costs no torch.
+Knows ZenML, the cache key, the provenance of an output, and that inputs may lie on another machine. Does not know any
+science: importing it costs no torch.
 """
 
 from __future__ import annotations
 
 import functools
+import inspect
+import json
+import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, TypeVar
 
 from zenml import get_step_context, step
 from zenml.config.cache_policy import CachePolicy
+from zenml.enums import StepRuntime
 from zenml.steps import BaseStep
 
 import materializers  # noqa: F401  (registers how references are stored)
+from artiagent import exchange
 from artiagent.config import Section
 from artiagent.lineage import git_revision, stage_digest, stage_files
 from artiagent.records import CheckpointRef, DatasetRef, EvaluationReport, stable_hash
+from artiagent.shards import Shard
 from artiagent.store import checkout, dataset_dir
 from steps.measure import Meter
 
 Ref = DatasetRef | CheckpointRef | EvaluationReport
 R = TypeVar("R", bound=Ref)
+PLACES = "{kind}.places.json"  # beside references to inputs: the files that they speak of
+_UNDER_WAY: ContextVar[tuple[ExitStack, Shard | None] | None] = ContextVar("under_way", default=None)
 
 
 def source_root() -> Path:
@@ -34,8 +45,15 @@ def source_root() -> Path:
 
 
 def out_dir(kind: str, module: str, section: Section, *inputs: Ref | Section) -> Path:
-    """Folder of a stage's output, named by its section, its inputs' contents and its source code."""
-    return dataset_dir(kind, section.digest(), *map(digest_of, inputs), stage_digest(module, source_root()))
+    """Folder of a stage's output, named by its section, its inputs' contents and its source code.
+
+    What an earlier attempt, perhaps on another machine, left of it is there when this returns (`exchange.mirrored`).
+    """
+    folder = dataset_dir(kind, section.digest(), *map(digest_of, inputs), stage_digest(module, source_root()))
+    if (under_way := _UNDER_WAY.get()) is not None:
+        stack, shard = under_way
+        stack.enter_context(exchange.mirrored(folder, shard))
+    return folder
 
 
 def digest_of(ref: Ref | Section) -> str:
@@ -49,46 +67,82 @@ def digest_of(ref: Ref | Section) -> str:
     return stable_hash(ref.model_dump_json(exclude={"summary"}), length=64)
 
 
-def cached_step(run: Callable[..., Any]) -> BaseStep:
-    """Step named like the module of ``run``, executed only when its section, inputs or sources changed."""
+def cached_step(run: Callable[..., Any], name: str = "") -> BaseStep:
+    """Step named like the module of ``run``, or ``name``; executed only when its section, inputs or sources changed."""
     root = source_root()
     files = [str(path.relative_to(root)) for path in stage_files(run.__module__, root)]
     policy = CachePolicy(include_artifact_ids=False, file_dependencies=files)
-    return step(enable_cache=True, cache_policy=policy, enable_step_logs=False)(_measured(run))
+    body = measured(run)
+    body.__name__ = name or _name(run)
+    return step(enable_cache=True, cache_policy=policy, enable_step_logs=False, runtime=StepRuntime.ISOLATED)(body)
 
 
 def effect_step(run: Callable[..., None]) -> BaseStep:
     """Step named like the module of ``run``, executed in every run for its idempotent effect; it returns nothing."""
-    return step(enable_cache=False, enable_step_logs=False)(_renamed(run))
+    body = effective(run)
+    body.__name__ = _name(run)
+    return step(enable_cache=False, enable_step_logs=False, runtime=StepRuntime.ISOLATED)(body)
+
+
+def measured(run: Callable[..., Any]) -> Callable[..., Any]:
+    """``run`` with its inputs brought here, its outputs sent, and cost and provenance stamped on them.
+
+    Work that is under way is mirrored, so that another attempt, on another machine, goes on with it. Where no store is
+    configured (`exchange`), inputs and outputs stay where they are.
+    """
+    signature = inspect.signature(run)
+
+    @functools.wraps(run)
+    def body(*args: Any, **kwargs: Any) -> Any:
+        bound = signature.bind(*args, **kwargs)
+        shard = bound.arguments.get("shard")
+        with Meter() as meter, _mirroring(Shard.parse(shard) if shard else None):
+            bound.arguments.update({name: _here(value) for name, value in bound.arguments.items()})
+            result = run(*bound.args, **bound.kwargs)
+        cost: dict[str, float | int | str] = {"seconds": meter.seconds, "peak_mb": meter.peak_mb}
+        facts = cost | provenance(run.__module__, list(bound.arguments.values()))
+        if isinstance(result, tuple):
+            return tuple(exchange.send(_stamp(ref, facts)) for ref in result)
+        return exchange.send(_stamp(result, facts))
+
+    return body
+
+
+def effective(run: Callable[..., None]) -> Callable[..., None]:
+    """``run`` with its inputs and the run's folder brought here, and the folder sent back."""
+
+    @functools.wraps(run)
+    def body(*args: Any, **kwargs: Any) -> None:
+        exchange.fetch_run(name := run_name())
+        run(*map(_here, args), **{key: _here(value) for key, value in kwargs.items()})
+        exchange.send_run(name)
+
+    return body
 
 
 def run_name() -> str:
-    """Name of the run that executes the current step: the version of the ZenML model."""
-    return str(get_step_context().model.version)
+    """Name of the run that executes the current step: ``$ARTIAGENT_RUN``, else the version of the ZenML model."""
+    return os.environ.get("ARTIAGENT_RUN") or str(get_step_context().model.version)
 
 
-def _renamed(run: Callable[..., Any]) -> Callable[..., Any]:
-    @functools.wraps(run)
-    def body(*args: Any, **kwargs: Any) -> Any:
-        return run(*args, **kwargs)
+def _here(value: Any) -> Any:
+    """A reference's data on this machine; whatever else it is, unchanged."""
+    if not isinstance(value, DatasetRef | CheckpointRef):
+        return value
+    ref = exchange.fetch(value)
+    if isinstance(ref, DatasetRef) and (listing := Path(ref.uri) / PLACES.format(kind=ref.kind)).is_file():
+        exchange.ensure_inputs([Path(place) for place in json.loads(listing.read_text())])
+    return ref
 
-    body.__name__ = _name(run)
-    return body
 
-
-def _measured(run: Callable[..., Any]) -> Callable[..., Any]:
-    @functools.wraps(run)
-    def body(*args: Any, **kwargs: Any) -> Any:
-        with Meter() as meter:
-            result = run(*args, **kwargs)
-        cost: dict[str, float | int | str] = {"seconds": meter.seconds, "peak_mb": meter.peak_mb}
-        facts = cost | provenance(run.__module__, [*args, *kwargs.values()])
-        if isinstance(result, tuple):
-            return tuple(_stamp(ref, facts) for ref in result)
-        return _stamp(result, facts)
-
-    body.__name__ = _name(run)
-    return body
+@contextmanager
+def _mirroring(shard: Shard | None) -> Iterator[None]:
+    with ExitStack() as stack:
+        token = _UNDER_WAY.set((stack, shard))
+        try:
+            yield
+        finally:
+            _UNDER_WAY.reset(token)
 
 
 def _name(run: Callable[..., Any]) -> str:
