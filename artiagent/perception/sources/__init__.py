@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from functools import partial
 from typing import NamedTuple
 
@@ -62,13 +62,18 @@ def image_names(source: InputSet) -> tuple[str, ...]:
     return _names(source, _survey(source))
 
 
-def iter_images(source: InputSet) -> Iterator[SourceImage]:
-    """Stream the set's images in the order of ``image_names``; at most a few are in memory at a time."""
-    return _stream(source, _survey(source))
+def iter_images(source: InputSet, wanted: Collection[str] | None = None) -> Iterator[SourceImage]:
+    """Stream the set's images in the order of ``image_names``; at most a few are in memory at a time.
+
+    ``wanted`` are the names of those that are asked for; of a Parquet file only row groups that hold one are read.
+    """
+    return _stream(source, _survey(source), wanted)
 
 
-def _stream(source: InputSet, listing: Listing) -> Iterator[SourceImage]:
+def _stream(source: InputSet, listing: Listing, wanted: Collection[str] | None = None) -> Iterator[SourceImage]:
     names = _names(source, listing)
+    if wanted is not None:
+        names = tuple(name for name in names if name in wanted)
     if listing.home.is_file():
         for name, data in folder.rows(listing.home, names):
             yield SourceImage(name, partial(bytes, data))

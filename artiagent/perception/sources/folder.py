@@ -24,16 +24,23 @@ def survey(source: InputSet, root: Path) -> Listing:
 
 
 def rows(file: Path, names: tuple[str, ...]) -> Iterator[tuple[str, bytes]]:
-    """Rows of a Parquet file with these names, which stand in its order; a few are in memory at a time."""
+    """Rows of a Parquet file with these names, which stand in its order; a few are in memory at a time.
+
+    Row groups without any of them are not read, and of the others no other row is copied.
+    """
     wanted = set(names)
+    left = len(wanted)
     with pq.ParquetFile(file) as table:
-        for batch in table.iter_batches(batch_size=_ROWS_AT_ONCE, columns=list(COLUMNS)):
-            for row in batch.to_pylist():
-                if row["file_name"] in wanted:
-                    wanted.remove(row["file_name"])
-                    yield row["file_name"], bytes(row["image"] or b"")
-            if not wanted:
+        for group in range(table.num_row_groups):
+            if not left:
                 return
+            if wanted.isdisjoint(table.read_row_group(group, columns=["file_name"])["file_name"].to_pylist()):
+                continue
+            for batch in table.iter_batches(_ROWS_AT_ONCE, row_groups=[group], columns=list(COLUMNS)):
+                found = batch.filter(pa.array([name in wanted for name in batch["file_name"].to_pylist()], pa.bool_()))
+                left -= found.num_rows
+                for row in found.to_pylist():
+                    yield row["file_name"], bytes(row["image"] or b"")
 
 
 def _row_names(source: InputSet, place: Path) -> list[str]:
