@@ -75,20 +75,43 @@ def experiment(client: MlflowClient, profile: str) -> str:
 
 def log_run(client: MlflowClient, config: Config, name: str, refs: dict[str, Ref]) -> TrackedRun:
     """Record a pipeline run: parameters, costs, scores, curves, data digests and agent calls. Idempotent."""
+    experiment_id, parent = open_parent(config, name, client)
+    if client.get_run(parent).info.status == "RUNNING":
+        _log(client, parent, params={}, metrics=_headline(refs))
+        _tag_origins(client, parent, name, refs)
+        _log_inputs(client, parent, refs)
+        client.set_terminated(parent)
+    logged = {stage: log_stage(config, name, stage, ref, client) for stage, ref in refs.items()}
+    return TrackedRun(experiment_id, parent, {stage: run for stage, run in logged.items() if run is not None})
+
+
+def open_parent(config: Config, name: str, client: MlflowClient | None = None) -> tuple[str, str]:
+    """Ids of the experiment and of the pipeline's MLflow run, which is created on first use and runs until `log_run`.
+
+    One process calls this before several do.
+    """
+    client = client or connect()
     experiment_id = experiment(client, config.profile)
     parent = find_run(client, experiment_id, name, "pipeline")
     if parent is None:
         parent = _create(client, experiment_id, name, "pipeline", {})
-        _log(client, parent, params={"profile": config.profile, "config": config.digest()}, metrics=_headline(refs))
-        _tag_origins(client, parent, name, refs)
-        _log_inputs(client, parent, refs)
-        client.set_terminated(parent)
-    executed = {s: r for s, r in refs.items() if s in SECTION_OF_STAGE and origin(r) == name}
-    stages = {stage: _log_stage(client, experiment_id, parent, config, name, stage, r) for stage, r in executed.items()}
-    for stage, run in stages.items():
-        if config.registry.trace_calls and isinstance(ref := executed[stage], DatasetRef):
-            log_calls(client, run, Path(ref.uri) / CALLS)
-    return TrackedRun(experiment_id, parent, stages)
+        _log(client, parent, params={"profile": config.profile, "config": config.digest()}, metrics={})
+    return experiment_id, parent
+
+
+def log_stage(config: Config, name: str, stage: str, ref: Ref, client: MlflowClient | None = None) -> str | None:
+    """Record one stage, as soon as it has ended, below its pipeline's run. Idempotent.
+
+    Returns the id of its MLflow run; None where there is nothing to record: another run made the output.
+    """
+    if stage not in SECTION_OF_STAGE or origin(ref) != name:
+        return None
+    client = client or connect()
+    experiment_id, parent = open_parent(config, name, client)
+    run = _log_stage(client, experiment_id, parent, config, name, stage, ref)
+    if config.registry.trace_calls and isinstance(ref, DatasetRef):
+        log_calls(client, run, Path(ref.uri) / CALLS)
+    return run
 
 
 def find_run(client: MlflowClient, experiment_id: str, name: str, stage: str) -> str | None:
