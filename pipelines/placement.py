@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 import artiagent
 from artiagent.config import Config
 from artiagent.run_config import ConfigError
-from artiagent.scale.profiles import GPU, Declared, Profile, Toleration, load_profiles, profile_name
+from artiagent.scale.profiles import DEFAULT, GPU, Declared, Profile, Toleration, load_profiles, profile_name
 
 if TYPE_CHECKING:
     from kfp.dsl import PipelineTask
@@ -55,8 +55,12 @@ def declared() -> Declared:
 
 
 def profile_of(stage: str, config: Config) -> Profile:
-    """The profile of a stage, or of its shards (``<stage>_shard``). Raises ConfigError naming the nearest."""
-    return declared().profile(profile_name(stage.removesuffix("_shard"), config.scale))
+    """The profile of a stage, or of its shards (``<stage>_shard``). Raises ConfigError naming the nearest.
+
+    A sharded stage itself only joins what its shards made and loads no model: it has the default profile.
+    """
+    joins = config.scale.shards.get(stage, 1) > 1
+    return declared().profile(profile_name(DEFAULT if joins else stage.removesuffix("_shard"), config.scale))
 
 
 def options(stage: str, config: Config) -> dict[str, Any]:
