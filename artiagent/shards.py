@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+import re
 from typing import NamedTuple
 
+_LABEL = re.compile(r"(\d{5,})-of-(\d{5,})")
 
-class Shard(NamedTuple):
-    """Piece ``index`` of ``count``, 0 <= index < count."""
 
+class _Shard(NamedTuple):
     index: int
     count: int
+
+
+class Shard(_Shard):
+    """Piece ``index`` of ``count``, 0 <= index < count. Raises ValueError for any other."""
+
+    __slots__ = ()
+
+    def __new__(cls, index: int, count: int) -> Shard:
+        if not 0 <= index < count:
+            raise ValueError(f"shard {index}/{count}: expected I/N with 0 <= I < N, e.g. 0/4, 1/4, 2/4 and 3/4")
+        return super().__new__(cls, index, count)
 
     @classmethod
     def parse(cls, text: str) -> Shard:
@@ -18,6 +30,14 @@ class Shard(NamedTuple):
         if not (index.isdecimal() and count.isdecimal() and int(index) < int(count)):
             raise ValueError(f"shard {text!r}: expected I/N with 0 <= I < N, e.g. 0/4, 1/4, 2/4 and 3/4")
         return cls(int(index), int(count))
+
+    @classmethod
+    def from_label(cls, label: str) -> Shard | None:
+        """The shard with that label; None for any other text."""
+        match = _LABEL.fullmatch(label)
+        if match is None or not (found := (int(match[1]), int(match[2])))[0] < found[1]:
+            return None
+        return cls(*found) if cls(*found).label == label else None
 
     def __str__(self) -> str:
         return f"{self.index}/{self.count}"

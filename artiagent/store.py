@@ -1,8 +1,9 @@
-"""Parquet shards of images and records: written atomically, resumable, read as a stream.
+"""Data sets of images and records in Parquet files: where they are, opening, and reading as a stream.
 
 A data set is a folder. While it grows, every finished batch is one file under ``chunks/`` whose name carries the batch
 id and the digest of its content: a killed writer loses at most the batch in flight, a damaged chunk is recognised and
-redone. ``finish`` merges the chunks into shards and writes ``manifest.json``; from then on the data set is complete.
+redone. ``finish`` merges the chunks into Parquet files and writes ``manifest.json``; from then on the data set is
+complete. Work that is done in shards is merged by those who do it: each seals its part, and ``finish`` names the parts.
 
 Several processes, also of several machines on one file system, may write at the same time: temporary files have names
 of their own, nobody removes another's, and all of them lie in ``chunks/``, which goes as a whole. One process finishes.
@@ -12,40 +13,29 @@ The data set's digest depends on keys and contents alone, not on order, number o
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
-import shutil
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from bisect import bisect_left
+from collections.abc import Callable, Collection, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
-from secrets import token_hex
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 
-from artiagent.records import SCHEMA_VERSION, DatasetRef, Record, stable_hash
+from artiagent.chunks import GROUP_BYTES, Row
+from artiagent.durable import StoreError, content_sha256, file_sha256, folder_sha256, write_atomic
+from artiagent.parts import ORIGIN, clear, has_leftovers, local
+from artiagent.records import DatasetRef, Record, stable_hash
+from artiagent.writer import MANIFEST, DatasetWriter, foreign
+
+__all__ = [
+    "GROUP_BYTES", "MANIFEST", "DatasetWriter", "Row", "StoreError", "checkout", "content_sha256", "dataset_dir",
+    "file_sha256", "folder_sha256", "home", "open_dataset", "read_json", "read_rows", "runs_dir", "write_atomic",
+]  # fmt: skip
 
 R = TypeVar("R", bound=Record)
-MANIFEST = "manifest.json"
-GROUP_BYTES = 32 * 2**20  # of a row group of a merged shard: what a reader holds at a time
-
-
-class StoreError(ValueError):
-    """A data set that cannot be read or written; the message names the file and what to do."""
-
-
-@dataclass(frozen=True)
-class Row(Generic[R]):
-    """One row: unique ``key``, the record, and encoded images by column name."""
-
-    key: str
-    record: R
-    images: dict[str, bytes] = field(default_factory=dict)
+Wanted = Callable[[str], bool] | Collection[str] | None
 
 
 def home() -> Path:
@@ -74,137 +64,36 @@ def dataset_dir(kind: str, *identity: str) -> Path:
 def open_dataset(directory: Path, stamp: str = "") -> DatasetRef | None:
     """Return the reference of a complete data set, or None; removes what a writer killed at its very end left.
 
-    Raises StoreError when shards are missing or damaged, or when a ``stamp`` is given that is not the writer's.
+    Raises StoreError when shards are missing or damaged, or when a ``stamp`` is given that is not the writer's. Files
+    that lie elsewhere (the folder has ``origin.json``) are not missing: reading fetches them.
     """
     path = directory / MANIFEST
     if not path.is_file():
         return None
     manifest = json.loads(path.read_text())
     if stamp and manifest.get("stamp", "") != stamp:
-        raise StoreError(_foreign(directory))
+        raise StoreError(foreign(directory))
+    elsewhere = (directory / ORIGIN).is_file()
     for name, digest in manifest["files"].items():
         shard = directory / name
+        if elsewhere and not shard.exists():
+            continue
         if not shard.is_file() or file_sha256(shard) != digest:
             raise StoreError(
                 f"{shard}: missing or damaged (expected sha256 {digest[:12]}); delete {directory} and rerun"
             )
-    with suppress(OSError):  # a reader may lack the right to write; the data set is whole all the same
-        _drop_chunks(directory)
+    if has_leftovers(directory):
+        with suppress(OSError):  # a reader may lack the right to write; the data set is whole all the same
+            clear(directory, set(manifest["files"]))
     return DatasetRef.model_validate({**manifest["ref"], "uri": str(directory)})
-
-
-class DatasetWriter(Generic[R]):
-    """Append batches of rows to a data set folder; safe to kill and restart at any moment.
-
-    ``batch in writer`` tells whether a batch is on disk and intact; its digest is checked when it is first asked for.
-
-    Args:
-        directory: folder of the data set; created.
-        kind: what the rows are, e.g. "pairs".
-        images: names of the binary columns every row carries.
-        stamp: identity of what the rows are made from (letters and digits); batches with another one are refused.
-    """
-
-    def __init__(self, directory: Path, kind: str, images: tuple[str, ...] = (), stamp: str = "") -> None:
-        self.directory, self.kind, self.images, self.stamp = directory, kind, images, stamp
-        self.chunks = directory / "chunks"
-        try:
-            self.chunks.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise StoreError(
-                f"{directory}: cannot create the data set folder ({error}); check permissions and disk"
-            ) from error
-        self._files = dict(self._listed())
-        self._intact: set[str] = set()
-
-    def __contains__(self, batch: str) -> bool:
-        if batch in self._files and batch not in self._intact:
-            if _is_intact(self._files[batch]):
-                self._intact.add(batch)
-            else:
-                self._files.pop(batch).unlink(missing_ok=True)
-        return batch in self._files
-
-    @property
-    def done(self) -> frozenset[str]:
-        """Ids of the batches that are on disk, intact. Checks them all: for a few, ask ``in``."""
-        return frozenset(batch for batch in sorted(self._files) if batch in self)
-
-    def write(self, batch: str, rows: Iterable[Row[R]], note: dict[str, Any] | None = None) -> None:
-        """Store one batch atomically under the id ``batch`` (letters, digits, '-', '_'). May be empty.
-
-        The ``note`` (JSON values) lies beside the rows until ``finish``; see ``note``.
-        """
-        if not batch.replace("-", "").replace("_", "").isalnum():
-            raise StoreError(f"batch id {batch!r}: expected letters, digits, '-' and '_' only")
-        data = _chunk(rows, self.images, note or {})
-        digest = hashlib.sha256(data).hexdigest()[:16]
-        final = self.chunks / f"{'.'.join(filter(None, (batch, self.stamp, digest)))}.parquet"
-        try:
-            _replace(final, data, staging=self.chunks)
-        except OSError as error:
-            raise StoreError(
-                f"{self.chunks}: cannot write batch {batch} ({error}); nothing half-written was left"
-            ) from error
-        if (older := self._files.get(batch)) not in (None, final):
-            older.unlink(missing_ok=True)
-        self._files[batch] = final
-        self._intact.add(batch)
-
-    def note(self, batch: str) -> dict[str, Any]:
-        """The note that a batch on disk was written with."""
-        return json.loads(pq.read_schema(self._files[batch]).metadata[b"note"])
-
-    def attach(self, name: str, data: bytes) -> None:
-        """Write a file beside the shards, whole or not at all. Before ``finish``, by the process that finishes."""
-        try:
-            _replace(self.directory / name, data, staging=self.chunks, sync=True)
-        except OSError as error:
-            raise StoreError(f"{self.directory}: cannot write {name} ({error}); rerun resumes it") from error
-
-    def finish(self, summary: dict[str, float | int | str] | None = None, shards: int = 1) -> DatasetRef:
-        """Merge the chunks into ``shards`` files, write the manifest, drop the chunks. Returns the reference."""
-        ordered = [self._files[b] for b in sorted(self._files)]
-        names = [f"{self.kind}-{index:05d}-of-{shards:05d}.parquet" for index in range(shards)]
-        digests: list[str] = []
-        try:
-            for leftover in (*self.directory.glob(".*.tmp"), *self.directory.glob("*-of-*.parquet")):
-                if leftover.name not in names:  # of a killed predecessor, perhaps with another number of shards
-                    leftover.unlink(missing_ok=True)
-            for index, name in enumerate(names):
-                members = ordered[index * len(ordered) // shards : (index + 1) * len(ordered) // shards]
-                digests += _merge(members, self.directory / name, self.chunks, self.images)
-            ref = DatasetRef(
-                kind=self.kind,
-                uri=str(self.directory),
-                digest=stable_hash(self.kind, str(SCHEMA_VERSION), *sorted(digests), length=64),
-                rows=len(digests),
-                shards=shards,
-                summary=summary or {},
-            )
-            files = {name: file_sha256(self.directory / name) for name in names}
-            for name in names:  # the chunks go as soon as the manifest is there
-                _sync(self.directory / name)
-            manifest = {"ref": {**ref.model_dump(mode="json"), "uri": ""}, "stamp": self.stamp, "files": files}
-            self.attach(MANIFEST, json.dumps(manifest, indent=1).encode())
-            _drop_chunks(self.directory)
-        except OSError as error:
-            raise StoreError(f"{self.directory}: cannot finish the data set ({error}); rerun resumes it") from error
-        return ref
-
-    def _listed(self) -> Iterator[tuple[str, Path]]:
-        for path in sorted(self.chunks.glob("*.parquet")):
-            batch, *stamp, _ = path.stem.split(".")
-            if "".join(stamp) != self.stamp:
-                raise StoreError(_foreign(self.directory))
-            yield batch, path
 
 
 def read_rows(
     source: DatasetRef | Path,
     record: type[R],
     images: tuple[str, ...] | None = None,
-    wanted: Callable[[str], bool] | None = None,
+    wanted: Wanted = None,
+    rows: range | None = None,
 ) -> Iterator[Row[R]]:
     """Stream the rows of a complete data set in key order of its shards.
 
@@ -212,151 +101,75 @@ def read_rows(
         source: reference or folder.
         record: the record class to parse into.
         images: binary columns to read; None reads all of them, () none.
-        wanted: says by key which rows to parse; None: all. Row groups without any are not read.
+        wanted: the keys of the rows to parse, or what says so by key; None: all. Row groups without any are not read;
+            with keys (a collection) most of them are known by their bounds.
+        rows: which rows by their place in the whole data set, step 1; None: all. Row groups outside are not read.
     """
-    for key, text, columns in read_json(source, images, wanted):
+    for key, text, columns in read_json(source, images, wanted, rows):
         yield Row(key, record.model_validate_json(text), columns)
 
 
 def read_json(
-    source: DatasetRef | Path, images: tuple[str, ...] | None = None, wanted: Callable[[str], bool] | None = None
+    source: DatasetRef | Path,
+    images: tuple[str, ...] | None = None,
+    wanted: Wanted = None,
+    rows: range | None = None,
 ) -> Iterator[tuple[str, str, dict[str, bytes]]]:
     """``read_rows`` for those who pass records on: key, record as JSON, images."""
     directory = Path(source.uri) if isinstance(source, DatasetRef) else source
     if not (directory / MANIFEST).is_file():
         raise StoreError(f"{directory}: not a complete data set (no {MANIFEST}); rerun the stage that writes it")
+    if rows is not None and rows.step != 1:
+        raise ValueError(f"rows {rows}: expected a range of step 1")
+    chosen = _Chosen(wanted)
+    start = 0
     for shard in sorted(json.loads((directory / MANIFEST).read_text())["files"]):
-        with pq.ParquetFile(directory / shard) as file:
+        if rows is not None and start >= rows.stop:
+            return
+        with pq.ParquetFile(local(directory, shard)) as file:
             present = [c for c in file.schema_arrow.names if c not in ("key", "record")]
             columns = present if images is None else list(images)
             for group in range(file.num_row_groups):
-                for values in _read_group(file, group, ["key", "record", *columns], wanted):
-                    yield values["key"], values["record"], {c: values[c] for c in columns}
+                metadata = file.metadata.row_group(group)
+                here = range(start, start := start + metadata.num_rows)
+                part = here if rows is None else range(max(here.start, rows.start), min(here.stop, rows.stop))
+                if not part or not chosen.possible(metadata):
+                    continue
+                places = range(part.start - here.start, part.stop - here.start)
+                yield from _read_group(file, group, columns, chosen, places)
 
 
-def file_sha256(path: Path) -> str:
-    """Hex sha256 of a file, streamed."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+class _Chosen:
+    """Which keys are wanted; with a collection of them also whether a row group can hold any, by its bounds."""
 
+    def __init__(self, wanted: Wanted) -> None:
+        collection = wanted is not None and not callable(wanted)
+        self.keys = sorted(wanted) if collection else None
+        self.wanted = frozenset(wanted).__contains__ if collection else wanted
 
-def folder_sha256(directory: Path) -> str:
-    """Hex sha256 over relative names and contents of all files of a folder (model folders, input trees)."""
-    files = sorted(p for p in directory.rglob("*") if p.is_file())
-    return stable_hash(*(v for p in files for v in (p.relative_to(directory).as_posix(), file_sha256(p))), length=64)
-
-
-def content_sha256(place: Path) -> str:
-    """Hex sha256 of a file, or of a folder as `folder_sha256` takes it."""
-    return folder_sha256(place) if place.is_dir() else file_sha256(place)
-
-
-def write_atomic(path: Path, data: bytes) -> None:
-    """Write a whole file or nothing: temporary sibling, flush to disk, rename."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    _replace(path, data, staging=path.parent, sync=True)
-
-
-def _replace(path: Path, data: bytes, staging: Path, sync: bool = False) -> None:
-    """Put ``data`` in the place of ``path`` by way of a temporary file of this process in the folder ``staging``."""
-    temporary = staging / f".{path.name}.{token_hex(6)}.tmp"
-    try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            if sync:
-                file.flush()
-                os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _sync(path: Path) -> None:
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
-
-
-def _foreign(directory: Path) -> str:
-    return f"{directory}: was made with other settings or from other data; choose another folder or delete it"
-
-
-def _is_intact(chunk: Path) -> bool:
-    """Whether the content has the digest that the name carries. A chunk that is gone is not intact."""
-    try:
-        return file_sha256(chunk).startswith(chunk.stem.rsplit(".", 1)[1])
-    except FileNotFoundError:
-        return False
-
-
-def _drop_chunks(directory: Path) -> None:
-    """Take the chunks away in one step, so that no other process writes among them, then remove them."""
-    with suppress(FileNotFoundError):
-        (directory / "chunks").rename(directory / f".chunks.{token_hex(6)}")
-    for folder in directory.glob(".chunks.*"):
-        # Several at a time: each removal may wait for the disk or a server. Another process may be at it too.
-        with suppress(FileNotFoundError), ThreadPoolExecutor(8) as pool:
-            list(pool.map(partial(Path.unlink, missing_ok=True), folder.iterdir()))
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _schema(images: tuple[str, ...]) -> pa.Schema:
-    fields = [pa.field("key", pa.string()), pa.field("record", pa.string())]
-    return pa.schema(fields + [pa.field(name, pa.large_binary()) for name in images])
-
-
-def _chunk(rows: Iterable[Row], images: tuple[str, ...], note: dict[str, Any]) -> bytes:
-    """A batch as Parquet; the digests of its rows lie in the metadata, so that merging need not look at them."""
-    flat = [(r.key, r.record.model_dump_json(), *(r.images[c] for c in images)) for r in rows]
-    metadata = {"digests": json.dumps([stable_hash(*values) for values in flat]), "note": json.dumps(note)}
-    schema = _schema(images).with_metadata(metadata)
-    columns = zip(*flat, strict=True) if flat else ([] for _ in schema)
-    table = pa.table([pa.array(c, f.type) for c, f in zip(columns, schema, strict=True)], schema=schema)
-    sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression="zstd")
-    return sink.getvalue().to_pybytes()
-
-
-def _merge(members: list[Path], target: Path, staging: Path, images: tuple[str, ...]) -> list[str]:
-    """Copy the chunks' rows into one shard. Returns the digests of the rows."""
-    temporary = staging / f".{target.name}.{token_hex(6)}.tmp"
-    digests: list[str] = []
-    held: list[pa.Table] = []
-    size = 0
-    try:
-        with pq.ParquetWriter(temporary, _schema(images), compression="zstd") as writer:
-            for member in members:
-                table, row_digests = _read_chunk(member)
-                digests += row_digests
-                held.append(table)
-                size += table.nbytes
-                if size >= GROUP_BYTES:
-                    writer.write_table(pa.concat_tables(held))
-                    held, size = [], 0
-            if size:
-                writer.write_table(pa.concat_tables(held))
-        temporary.replace(target)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return digests
-
-
-def _read_chunk(chunk: Path) -> tuple[pa.Table, list[str]]:
-    """Rows of a chunk and their digests. Raises StoreError, and removes it, when it is damaged."""
-    data = chunk.read_bytes()
-    if not hashlib.sha256(data).hexdigest().startswith(chunk.stem.rsplit(".", 1)[1]):
-        chunk.unlink(missing_ok=True)
-        raise StoreError(f"{chunk}: damaged, and removed; run the stage again, it makes what is missing")
-    table = pq.ParquetFile(pa.BufferReader(data)).read(use_threads=False)
-    digests = json.loads(table.schema.metadata[b"digests"])
-    return table.replace_schema_metadata(None), digests
+    def possible(self, group: pq.RowGroupMetaData) -> bool:
+        if self.keys is None:
+            return True
+        column = group.column(0)
+        bounds = column.statistics if column.path_in_schema == "key" else None
+        if bounds is None or not bounds.has_min_max:
+            return bool(self.keys)
+        index = bisect_left(self.keys, bounds.min)
+        return index < len(self.keys) and self.keys[index] <= bounds.max
 
 
 def _read_group(
-    file: pq.ParquetFile, group: int, columns: list[str], wanted: Callable[[str], bool] | None
-) -> list[dict[str, Any]]:
-    """Values of the wanted rows of a row group."""
-    if wanted is None:
-        return file.read_row_group(group, columns=columns).to_pylist()
-    keys = file.read_row_group(group, columns=["key"])["key"].to_pylist()
-    chosen = [index for index, key in enumerate(keys) if wanted(key)]
-    return file.read_row_group(group, columns=columns).take(chosen).to_pylist() if chosen else []
+    file: pq.ParquetFile, group: int, columns: list[str], chosen: _Chosen, places: range
+) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """Key, record and images of the wanted rows among ``places`` of a row group."""
+    names = ["key", "record", *columns]
+    if chosen.wanted is None:
+        table = file.read_row_group(group, columns=names).slice(places.start, len(places))
+    else:
+        keys = file.read_row_group(group, columns=["key"])["key"].slice(places.start, len(places)).to_pylist()
+        found = [place for place, key in zip(places, keys, strict=True) if chosen.wanted(key)]
+        if not found:
+            return
+        table = file.read_row_group(group, columns=names).take(found)
+    for key, text, *images in zip(*(table[name].to_pylist() for name in names), strict=True):
+        yield key, text, dict(zip(columns, images, strict=True))

@@ -21,7 +21,7 @@ import pytest
 from PIL import Image
 
 import artiagent
-from artiagent import store
+from artiagent import writer
 from artiagent.config import InputSet, PerceptionSection
 from artiagent.images import decode
 from artiagent.perception.grounding.annotations import AnnotationError
@@ -348,13 +348,13 @@ def test_interrupt_then_resume_repeats_nothing(given: Input, monkeypatch: pytest
     assert len(before) == 3
 
     kept: dict[str, int] = {}
-    drop = store._drop_chunks
+    clear = writer.clear
 
-    def look_then_drop(folder: Path) -> None:
+    def look_then_clear(folder: Path, names: set[str]) -> None:
         kept.update({path.name: path.stat().st_ino for path in (folder / "chunks").iterdir()})
-        drop(folder)
+        clear(folder, names)
 
-    monkeypatch.setattr(store, "_drop_chunks", look_then_drop)
+    monkeypatch.setattr(writer, "clear", look_then_clear)
     assert given.perceive().digest == expected.digest
     assert len(kept) == 6
     assert kept.items() >= before.items()

@@ -1,0 +1,323 @@
+"""Writing a data set: batch by batch, shard by shard, by any number of processes, each of which may be killed.
+
+Knows chunks (`artiagent.chunks`) and sealed shards (`artiagent.parts`); what the rows mean is for those who write them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import pyarrow as pa
+
+from artiagent import chunks as files
+from artiagent.chunks import Row
+from artiagent.durable import StoreError, file_sha256, flush, replace, staged
+from artiagent.parts import (
+    CHUNKS,
+    FILES,
+    Part,
+    PartRows,
+    Sealed,
+    clear,
+    drop_folder,
+    file_name,
+    sealed,
+    sealed_parts,
+    write_part,
+)
+from artiagent.records import SCHEMA_VERSION, DatasetRef, Record, stable_hash
+from artiagent.shards import Shard
+
+R = TypeVar("R", bound=Record)
+MANIFEST = "manifest.json"
+Summary = dict[str, float | int | str]
+
+
+class DatasetWriter(Generic[R]):
+    """Append batches of rows to a data set folder; safe to kill and restart at any moment.
+
+    Without a ``shard`` it knows every batch that anybody has written, and ``finish`` makes a data set of them all. With
+    one it writes the shard's batches, and ``seal`` makes them its part of the data set. It knows those of another
+    division as well: what is done stays done. ``batch in writer`` tells whether a batch is on disk and intact; digests
+    are checked when first asked for.
+
+    Args:
+        directory: folder of the data set; created.
+        kind: what the rows are, e.g. "pairs".
+        images: names of the binary columns every row carries.
+        stamp: identity of what the rows are made from (letters and digits); batches with another one are refused.
+        shard: the piece of the work that is written here; a piece's batches sort behind those of the piece before.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        kind: str,
+        images: tuple[str, ...] = (),
+        stamp: str = "",
+        shard: Shard | None = None,
+    ) -> None:
+        self.directory, self.kind, self.images, self.stamp, self.shard = directory, kind, images, stamp, shard
+        self.chunks = directory / CHUNKS / shard.label if shard else directory / CHUNKS
+        try:
+            self.chunks.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StoreError(
+                f"{directory}: cannot create the data set folder ({error}); check permissions and disk"
+            ) from error
+        self._parts = {one.shard: one for one in self._listed_parts()}
+        self._files = self._listed_chunks()
+        self._place = self._listed_places()
+        self._intact: set[str | Shard] = set()
+        self._open: tuple[Shard, Part] | None = None  # the sidecar read last
+
+    def __contains__(self, batch: str) -> bool:
+        if batch in self._files and batch not in self._intact:
+            if files.is_intact(self._files[batch]):
+                self._intact.add(batch)
+            else:
+                self._files.pop(batch).unlink(missing_ok=True)
+        return batch in self._files or (batch in self._place and self._stands(self._place[batch]))
+
+    def __iter__(self) -> Iterator[str]:
+        """Ids of all batches in order, as they were found and written; not checked."""
+        return iter(sorted(self._files.keys() | self._place.keys()))
+
+    @property
+    def done(self) -> frozenset[str]:
+        """Ids of the batches that are on disk, intact. Checks them all: for a few, ask ``in``."""
+        return frozenset(batch for batch in self if batch in self)
+
+    def write(self, batch: str, rows: Iterable[Row[R]], note: dict[str, Any] | None = None) -> None:
+        """Store one batch atomically under the id ``batch`` (letters, digits, '-', '_'). May be empty.
+
+        The ``note`` (JSON values) lies beside the rows until ``finish``; see ``note``.
+        """
+        if not batch.replace("-", "").replace("_", "").isalnum():
+            raise StoreError(f"batch id {batch!r}: expected letters, digits, '-' and '_' only")
+        data = files.encode(rows, self.images, note or {})
+        final = self.chunks / files.name_of(batch, self.stamp, data)
+        try:
+            replace(final, data, staging=self.chunks)
+        except OSError as error:
+            raise StoreError(
+                f"{self.chunks}: cannot write batch {batch} ({error}); nothing half-written was left"
+            ) from error
+        if (older := self._files.get(batch)) not in (None, final):
+            older.unlink(missing_ok=True)
+        self._files[batch] = final
+        self._intact.add(batch)
+
+    def note(self, batch: str) -> dict[str, Any]:
+        """The note that a batch on disk was written with."""
+        if batch in self._files:
+            return files.note_of(self._files[batch])
+        return self._sidecar(self._place[batch]).notes.get(batch, {})
+
+    def attach(self, name: str, data: bytes) -> None:
+        """Write a file beside the shards, whole or not at all. Before ``finish``, by the process that finishes."""
+        try:
+            replace(self.directory / name, data, staging=self.chunks, sync=True)
+        except OSError as error:
+            raise StoreError(f"{self.directory}: cannot write {name} ({error}); rerun resumes it") from error
+
+    def sealed(self) -> DatasetRef | None:
+        """The reference of this shard if it is sealed and intact, as the folder is now."""
+        one = sealed(self.directory, self.kind, self._own())
+        if one is None:
+            return None
+        self._check_stamp(one.stamp)
+        if not one.intact():
+            one.drop()
+            return None
+        drop_folder(self.directory, self.chunks)  # what a writer killed at its very end left
+        return one.ref()
+
+    def seal(self, summary: Summary | None = None) -> DatasetRef:
+        """Merge the shard's batches into its part of the data set; the chunks go. Returns the part's reference.
+
+        The part is of kind ``<kind>-part``. Raises StoreError when the data set was finished meanwhile.
+        """
+        if (ready := self.sealed()) is not None:
+            return ready
+        shard = self._own()
+        batches: dict[str, int] = {}
+        notes: dict[str, dict[str, Any]] = {}
+        digests: list[str] = []
+
+        def tables() -> Iterator[pa.Table]:
+            for batch, path in sorted((b, p) for b, p in self._files.items() if p.parent == self.chunks):
+                table, added, note = files.read_chunk(path)
+                batches[batch] = len(added)
+                digests.extend(added)
+                notes.update({batch: note} if note else {})
+                yield table
+
+        target = self.directory / file_name(self.kind, shard)
+        try:
+            with staged(target, self.chunks) as temporary:
+                files.merge(tables(), temporary, self.images)
+                flush(temporary)
+                digest = file_sha256(temporary)
+                if (self.directory / MANIFEST).is_file():
+                    raise StoreError(f"{self.directory}: was finished meanwhile; nothing was changed")
+            part = Part(
+                kind=self.kind, file=target.name, sha256=digest, stamp=self.stamp, rows=len(digests), batches=batches,
+                notes=notes, digests=digests, summary=summary or {},
+            )  # fmt: skip
+            write_part(self.directory, shard, part)
+        except OSError as error:
+            if (ready := self.sealed()) is not None:  # by another process at the same shard
+                return ready
+            raise StoreError(f"{self.directory}: cannot seal shard {shard} ({error}); rerun resumes it") from error
+        return self.sealed()
+
+    def settled(self) -> bool:
+        """Whether all shards of one division are sealed, intact, and nobody has written anything else."""
+        counts = {shard.count for shard in self._parts}
+        whole = not self._files and len(counts) == 1 and len(self._parts) == counts.pop()
+        return whole and self._check_parts() and self._in_order()
+
+    def finish(self, summary: Summary | None = None, shards: int = 1) -> DatasetRef:
+        """Make a data set of all batches, write the manifest, drop chunks and sidecars. Returns the reference.
+
+        Where the work was done in shards, all are sealed and nothing else is there, their files stay as they are.
+        Else all batches are merged into ``shards`` files, or more if sealed shards have these names.
+        """
+        if self.shard:
+            raise ValueError(f"shard {self.shard}: a shard is sealed; the writer without one finishes")
+        try:
+            names, digests = self._adopt() if self.settled() else self._merge(shards)
+            ref = DatasetRef(
+                kind=self.kind,
+                uri=str(self.directory),
+                digest=stable_hash(self.kind, str(SCHEMA_VERSION), *sorted(digests), length=64),
+                rows=len(digests),
+                shards=len(names),
+                summary=summary or {},
+            )
+            manifest = {"ref": {**ref.model_dump(mode="json"), "uri": ""}, "stamp": self.stamp, "files": names}
+            self.attach(MANIFEST, json.dumps(manifest, indent=1).encode())
+            clear(self.directory, set(names))
+        except OSError as error:
+            raise StoreError(f"{self.directory}: cannot finish the data set ({error}); rerun resumes it") from error
+        return ref
+
+    def _adopt(self) -> tuple[dict[str, str], list[str]]:
+        """The sealed shards' files as those of the data set, by name, and the digests of all rows."""
+        digests = [digest for one in self._parts.values() for digest in one.read().digests]
+        return {one.file: one.sha256 for one in self._parts.values()}, digests
+
+    def _merge(self, shards: int) -> tuple[dict[str, str], list[str]]:
+        """All batches in new files, as a stream."""
+        taken = {shard.count for shard in self._parts}
+        count = next(n for n in range(shards, shards + len(taken) + 1) if n not in taken)
+        names = [file_name(self.kind, Shard(index, count)) for index in range(count)]
+        kept = {*names, *(one.file for one in self._parts.values())}
+        for leftover in (*self.directory.glob(".*.tmp"), *self.directory.glob(FILES)):
+            if leftover.name not in kept:  # of a killed predecessor, perhaps with another number of shards
+                leftover.unlink(missing_ok=True)
+        ordered = list(self)
+        digests: list[str] = []
+        readers: dict[Shard, PartRows] = {}
+        for index, name in enumerate(names):
+            members = ordered[index * len(ordered) // count : (index + 1) * len(ordered) // count]
+            with staged(self.directory / name, self.chunks) as temporary:
+                files.merge(self._tables(members, readers, digests), temporary, self.images)
+        hashes = {name: file_sha256(self.directory / name) for name in names}
+        for name in names:  # the chunks go as soon as the manifest is there
+            flush(self.directory / name)
+        return hashes, digests
+
+    def _tables(self, batches: list[str], readers: dict[Shard, PartRows], digests: list[str]) -> Iterator[pa.Table]:
+        """Rows of the batches from wherever they are; their digests are added to ``digests``."""
+        for batch in batches:
+            if batch in self._files:
+                table, added, _ = files.read_chunk(self._files[batch])
+            elif not self._stands(shard := self._place[batch]):
+                raise StoreError(f"{self.directory}: shard {shard} was damaged, and removed; run the stage again")
+            else:
+                if shard not in readers:
+                    readers[shard] = PartRows(self._parts[shard])
+                table, added = readers[shard].take(batch)
+                if batch == next(reversed(self._parts[shard].batches)):
+                    readers.pop(shard).close()
+            digests += added
+            yield table
+
+    def _own(self) -> Shard:
+        if self.shard is None:
+            raise ValueError("a writer without a shard finishes the data set; there is nothing to seal")
+        return self.shard
+
+    def _stands(self, shard: Shard) -> bool:
+        """Whether a sealed shard is intact; a damaged one is not sealed any more, and its batches are not there."""
+        if shard in self._parts and shard not in self._intact:
+            if self._parts[shard].intact():
+                self._intact.add(shard)
+            else:
+                self._parts.pop(shard).drop()
+                self._place = self._listed_places()
+        return shard in self._parts
+
+    def _check_parts(self) -> bool:
+        """Whether all parts are intact; several are read at a time."""
+        unknown = [shard for shard in self._parts if shard not in self._intact]
+        with ThreadPoolExecutor(4) as pool:
+            intact = pool.map(lambda shard: self._parts[shard].intact(), unknown)
+            self._intact.update(shard for shard, good in zip(unknown, intact, strict=True) if good)
+        return all([self._stands(shard) for shard in unknown])
+
+    def _in_order(self) -> bool:
+        """Whether every part's rows belong behind those of the part before."""
+        ordered = [batch for one in self._parts.values() for batch, rows in one.batches.items() if rows]
+        return all(a < b for a, b in zip(ordered, ordered[1:], strict=False))
+
+    def _sidecar(self, shard: Shard) -> Part:
+        if self._open is None or self._open[0] != shard:
+            self._open = shard, self._parts[shard].read()
+        return self._open[1]
+
+    def _concerned(self, shard: Shard | None) -> bool:
+        """Whether what that shard writes is of interest here: batches of a sister shard are not this one's."""
+        return self.shard is None or shard is None or shard == self.shard or shard.count != self.shard.count
+
+    def _listed_parts(self) -> list[Sealed]:
+        found = [one for one in sealed_parts(self.directory, self.kind) if self._concerned(one.shard)]
+        for one in found:
+            self._check_stamp(one.stamp)
+        return found
+
+    def _listed_places(self) -> dict[str, Shard]:
+        """The sealed shard that a batch is in; of several, one that has rows of it."""
+        found: dict[str, Shard] = {}
+        for shard, one in self._parts.items():
+            for batch, rows in one.batches.items():
+                if rows or batch not in found:
+                    found[batch] = shard
+        return found
+
+    def _listed_chunks(self) -> dict[str, Path]:
+        """The chunk of every batch that lies in one; of several, the one written last."""
+        root = self.directory / CHUNKS
+        shards = sorted(filter(None, (Shard.from_label(path.name) for path in root.glob("*-of-*"))))
+        folders = [root / s.label for s in shards if self._concerned(s) and s not in self._parts] + [root]
+        found: dict[str, Path] = {}
+        for batch, stamp, path in (entry for folder in folders for entry in files.listed(folder)):
+            self._check_stamp(stamp)
+            if batch not in found or files.modified(found[batch]) <= files.modified(path):
+                found[batch] = path
+        return found
+
+    def _check_stamp(self, stamp: str) -> None:
+        if stamp != self.stamp:
+            raise StoreError(foreign(self.directory))
+
+
+def foreign(directory: Path) -> str:
+    """What to say of a folder that holds something else."""
+    return f"{directory}: was made with other settings or from other data; choose another folder or delete it"
