@@ -15,6 +15,7 @@ from artiagent.records import stable_hash
 from artiagent.store import file_sha256
 
 PACKAGES = ("artiagent", "steps")
+REVISION = ".revision"  # file of a copy without git that says which commit it is of
 
 
 def stage_files(module: str, root: Path) -> tuple[Path, ...]:
@@ -48,7 +49,12 @@ def stage_digest(module: str, root: Path) -> str:
 
 
 def git_revision(root: Path) -> str:
-    """Commit of the checkout, with ``+dirty`` behind it when files differ; ``unknown`` where there is no git."""
+    """Commit of the checkout, with ``+dirty`` behind it when files differ.
+
+    Of a copy without git: what its file ``.revision`` says, else ``unknown``.
+    """
+    if not (root / ".git").exists() and (root / REVISION).is_file():
+        return (root / REVISION).read_text().strip()
     try:
         head = _git(root, "rev-parse", "HEAD")
         return head + ("+dirty" if _git(root, "status", "--porcelain") else "")
