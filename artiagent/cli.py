@@ -151,7 +151,7 @@ def _library_parsers(commands: argparse._SubParsersAction) -> None:
     make.add_argument("--scenes", type=Path, metavar="DIR", help="render from this scene set; with --jobs")
     make.add_argument("--jobs", type=Path, metavar="DIR", help="render this plan, pairs into --out; with --scenes")
     make.add_argument("--generator", metavar="FOLDER", help="model folder or hub id; default: the configuration's")
-    make.add_argument("--shard", metavar="I/N", help="render every N-th source of --jobs from the I-th on, I from 0")
+    make.add_argument("--shard", metavar="I/N", help="render one of N equal pieces of --jobs, I from 0")
     sheets = _add(commands, "blind", "sheets for a blind judgement of accepted pairs, and its score", blind)
     sheets.add_argument("--curated", type=Path, help="folder of a curated data set to draw from")
     sheets.add_argument("--out", type=Path, required=True, help="folder for the sheets and key.json")
@@ -287,10 +287,11 @@ def _render(arguments: argparse.Namespace) -> int:
         raise ValueError("--scenes, --jobs and --shard render a plan that is there: give --scenes and --jobs")
     if arguments.images or arguments.annotations or arguments.until:
         raise ValueError("--images, --annotations and --until make a plan, --scenes and --jobs render one: give either")
-    shard = None if arguments.shard is None else _shard(arguments.shard)
-
     from artiagent.checkpoints import checkpoint_ref
     from artiagent.run_config import load_config
+    from artiagent.shards import Shard
+
+    shard = None if arguments.shard is None else Shard.parse(arguments.shard)
 
     config = load_config(arguments.config, arguments.set)
     scenes, jobs = _dataset(arguments.scenes, "scenes"), _dataset(arguments.jobs, "jobs")
@@ -299,8 +300,8 @@ def _render(arguments: argparse.Namespace) -> int:
     from artiagent.synthesis.stage import synthesize as make_pairs
 
     pairs = make_pairs(config.synthesis, scenes, jobs, generator, arguments.out, shard)
-    if pairs is None:
-        print(f"shard {arguments.shard} is rendered; the call without --shard finishes {arguments.out}")
+    if shard is not None:
+        print(f"shard {shard} is rendered; the call without --shard finishes {arguments.out}")
         return 0
     return _print_refs(pairs)
 
@@ -312,14 +313,6 @@ def _dataset(folder: Path, kind: str) -> DatasetRef:
         found = f"a set of {ref.kind}" if ref else "no complete data set"
         raise ValueError(f"{folder}: {found}, expected {kind}; 'artiagent synthesize --until jobs' makes them")
     return ref
-
-
-def _shard(text: str) -> tuple[int, int]:
-    """``I/N`` as two numbers."""
-    index, _, count = text.partition("/")
-    if not (index.isdecimal() and count.isdecimal() and int(index) < int(count)):
-        raise ValueError(f"--shard {text!r}: expected I/N with 0 <= I < N, e.g. 0/4, 1/4, 2/4 and 3/4")
-    return int(index), int(count)
 
 
 def _print_refs(*refs: DatasetRef) -> int:
