@@ -67,6 +67,11 @@ def load_runner(section: EvaluationSection, model: CheckpointRef) -> Runner:
     return ServedRunner(section, model) if model.uri.startswith(SERVED) else LocalRunner(section, model)
 
 
+def group_of(section: EvaluationSection, model: CheckpointRef) -> int:
+    """``group`` of the runner, without loading it."""
+    return ServedRunner.group if model.uri.startswith(SERVED) else section.batch_size
+
+
 def served_ref(section: EvaluationSection, location: str) -> CheckpointRef:
     """Reference of ``openai:NAME`` as a model: its digest is of the name, the server's host and what it says of it.
 

@@ -10,6 +10,7 @@ import itertools
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from tqdm import tqdm
@@ -21,21 +22,40 @@ from artiagent.evaluation.bootstrap import difference, draw_weights, interval
 from artiagent.evaluation.files import FILES
 from artiagent.evaluation.found import REPORT
 from artiagent.evaluation.questions import prompt_hash
-from artiagent.evaluation.runners import Reply, load_runner, served_digest
+from artiagent.evaluation.runners import Reply, group_of, load_runner, served_digest
 from artiagent.evaluation.scoring import Score, scores_by_fault, scores_by_generator, scores_of
 from artiagent.records import CheckpointRef, DatasetRef, EvaluationReport, Interval, Prediction, stable_hash
+from artiagent.shards import Shard
 from artiagent.store import DatasetWriter, Row, open_dataset, read_rows, write_atomic
-from artiagent.vlm.calls import keep_calls, noted
+from artiagent.vlm.calls import Ledger, keep_calls
+
+
+class _Batch(NamedTuple):
+    """Items of one benchmark that are asked and kept together."""
+
+    key: str
+    benchmark: BenchmarkSet
+    index: int
+    size: int
 
 
 def predict(
-    section: EvaluationSection, model: CheckpointRef, benchmarks: Sequence[BenchmarkSet], out: Path, name: str
+    section: EvaluationSection,
+    model: CheckpointRef,
+    benchmarks: Sequence[BenchmarkSet],
+    out: Path,
+    name: str,
+    shard: Shard | None = None,
 ) -> DatasetRef:
     """Answer every question of ``section.tasks`` on every item; rows Prediction, key = ``benchmark/item_id``.
 
     ``model`` is a folder, or a served model (`runners.served_ref`); of the calls to a server ``calls.parquet`` keeps
-    account. Resumes batch by batch. Raises ValueError when ``out`` holds predictions of another model, prompt or
-    benchmark, and VlmUnavailable when a server does not answer any more.
+    account. Resumes batch by batch. With a ``shard`` its block of the batches is answered, and the part returned; a
+    call without one joins the parts, or answers whatever is in none. Joining loads no model; no image is decoded but
+    those that are shown.
+
+    Raises ValueError when ``out`` holds predictions of another model, prompt or benchmark, and VlmUnavailable when a
+    server does not answer any more.
     """
     stamp = _stamp(section, model, benchmarks)
     if (complete := open_dataset(out)) is not None:
@@ -44,28 +64,55 @@ def predict(
                 f"{out}: holds other predictions (stamp {complete.summary.get('stamp')}, expected {stamp})"
             )
         return complete
-    writer: DatasetWriter[Prediction] = DatasetWriter(out, "predictions")
-    if foreign := sorted(batch for batch in writer.done if not batch.startswith(stamp)):
+    writer: DatasetWriter[Prediction] = DatasetWriter(out, "predictions", shard=shard)
+    if foreign := next((batch for batch in writer if not batch.startswith(stamp)), None):
         raise ValueError(
-            f"{out}: holds batches of other predictions ({foreign[0]}, expected {stamp}-...); delete the folder"
+            f"{out}: holds batches of other predictions ({foreign}, expected {stamp}-...); delete the folder"
         )
-    named = model.model_copy(update={"name": name})
-    total = sum(1 for benchmark in benchmarks for _ in read_items(benchmark, section.limit))
+    batches = _listed(section, model, benchmarks, stamp)
+    share = batches if shard is None else [batches[i] for i in shard.part(len(batches))]
+    if due := [batch for batch in share if batch.key not in writer]:
+        _predict_due(section, model.model_copy(update={"name": name}), due, writer)
+    if shard is not None:
+        return writer.seal()
+    total = sum(batch.size for batch in batches)
+    return writer.finish({"model": name, "stamp": stamp, "items": total, **keep_calls(writer)})
+
+
+def _listed(
+    section: EvaluationSection, model: CheckpointRef, benchmarks: Sequence[BenchmarkSet], stamp: str
+) -> list[_Batch]:
+    """All batches in the order in which the data set keeps them."""
+    size = group_of(section, model)
+    found = []
+    for benchmark in benchmarks:
+        total = sum(1 for _ in read_items(benchmark, section.limit))
+        for index, start in enumerate(range(0, total, size)):
+            key = f"{stamp}-{benchmark.name}-{index:06d}"
+            found.append(_Batch(key, benchmark, index, min(size, total - start)))
+    return sorted(found, key=lambda batch: batch.key)
+
+
+def _predict_due(
+    section: EvaluationSection, model: CheckpointRef, due: Sequence[_Batch], writer: DatasetWriter[Prediction]
+) -> None:
+    """Answer these batches; of a benchmark nothing is read behind the last one."""
     runner = load_runner(section, model)
-    with tqdm(desc=f"evaluate {name}", unit="image", total=total) as progress:
-        for benchmark in benchmarks:
-            for index, batch in enumerate(_batches(benchmark, section.limit, runner.group)):
-                if (key := f"{stamp}-{benchmark.name}-{index:06d}") in writer:
-                    progress.update(len(batch))
+    ledger = Ledger(runner.vlm)
+    with tqdm(desc=f"evaluate {model.name}", unit="image", total=sum(batch.size for batch in due)) as progress:
+        for benchmark in {batch.benchmark.name: batch.benchmark for batch in due}.values():
+            keys = {batch.index: batch.key for batch in due if batch.benchmark == benchmark}
+            shown = itertools.islice(_batches(benchmark, section.limit, runner.group), max(keys) + 1)
+            for index, batch in enumerate(shown):
+                if index not in keys:
                     continue
                 rows, calls = [], []
                 for (item, _), reply in zip(batch, runner.replies(benchmark.name, batch), strict=True):
-                    answer = _prediction(section, benchmark.name, item, named, reply)
+                    answer = _prediction(section, benchmark.name, item, model, reply)
                     rows.append(Row(f"{answer.benchmark}/{answer.item_id}", answer))
                     calls += reply.calls
                     progress.update()
-                writer.write(key, rows, noted(calls))
-    return writer.finish({"model": name, "stamp": stamp, "items": total, **keep_calls(writer, runner.vlm)})
+                writer.write(keys[index], rows, ledger.note(calls))
 
 
 def score(

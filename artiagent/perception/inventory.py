@@ -1,7 +1,7 @@
 """What there is to perceive: every image of every set by content, so that copies are known before one is decoded.
 
-Knows names and bytes. Decodes nothing. An inventory costs one reading of all images. It is kept beside the references to
-inputs, whose folder is named by the content of the sets: there every shard and the process that joins them find it.
+Knows names and bytes. Decodes nothing. An inventory costs one reading of all images. It is kept beside the references
+to inputs, in a folder that is named by the content of the sets: there every shard, and who joins them, finds it.
 """
 
 from __future__ import annotations

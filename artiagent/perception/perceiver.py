@@ -64,7 +64,6 @@ class Perceiver:
     known: dict[str, Grounder | None]
     detector: Grounder | None = None
     vlm: Vlm | None = None
-    lost_calls: list[AgentCall] = field(default_factory=list)  # about images that yielded no scene
 
     @classmethod
     def load(cls, section: PerceptionSection, sets: Sequence[InputSet], base: CheckpointRef | None) -> Perceiver:

@@ -1,31 +1,36 @@
-"""The perception stage: input sets -> scenes, a window of images at a time, resumable.
+"""The perception stage: input sets -> scenes, a window of images at a time, resumable, by any number of processes.
 
-Every usable image is one batch of the writer, so a killed run repeats at most a window. Images that cannot be used
-never stop the run: they are named in ``skipped.json`` with a reason code.
+Every different image is one batch of the writer, whether it yields a scene or not, so a killed run repeats at most a
+window. Images that cannot be used never stop the run: they are named in ``skipped.json`` with a reason code.
+
+Copies of an image yield one scene, that of the first usable one in reading order: a later copy may be the annotated
+one. A shard's share is a block of contents, not of files, so all copies of an image are in one shard.
 """
 
 from __future__ import annotations
 
 import json
-import shutil
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from itertools import islice
+from collections.abc import Collection, Sequence
+from contextlib import suppress
 from pathlib import Path
 
-import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from artiagent import images
 from artiagent.config import InputSet, PerceptionSection
+from artiagent.parts import CHUNKS, clear
 from artiagent.perception.intake import IntakeError, take_in
+from artiagent.perception.inventory import Inventory, inventory_of, source_id
 from artiagent.perception.perceiver import Look, Perceiver, Skip
-from artiagent.perception.sources import SourceError, SourceImage, image_names, iter_images, left_out
-from artiagent.records import CheckpointRef, DatasetRef, Scene, stable_hash
-from artiagent.store import DatasetWriter, Row, StoreError, open_dataset, write_atomic
-from artiagent.vlm.calls import keep_calls, noted
+from artiagent.perception.sources import SourceError, SourceImage, iter_images
+from artiagent.records import AgentCall, CheckpointRef, DatasetRef, Scene, stable_hash
+from artiagent.shards import Shard
+from artiagent.store import DatasetWriter, Row, open_dataset
+from artiagent.vlm.calls import Ledger, keep_calls
 
 SKIPPED = "skipped.json"
+_CHANGED = "the images changed since they were listed; leave them alone, and start a new run"
 
 
 class PerceptionError(ValueError):
@@ -33,7 +38,12 @@ class PerceptionError(ValueError):
 
 
 def perceive(
-    section: PerceptionSection, sets: Sequence[InputSet], out: Path, base: CheckpointRef | None = None
+    section: PerceptionSection,
+    sets: Sequence[InputSet],
+    out: Path,
+    base: CheckpointRef | None = None,
+    shard: Shard | None = None,
+    listed: Path | None = None,
 ) -> DatasetRef:
     """Turn input sets into the data set "scenes" (rows Scene, image column ``image``: PNG after intake).
 
@@ -47,128 +57,172 @@ def perceive(
         sets: where images come from.
         out: folder of the data set.
         base: model folder of a local VLM for which the section names no model.
+        shard: perceive this shard's share and return the part; a call without one joins the parts, or perceives
+            whatever is in none. Joining loads no model and opens no image.
+        listed: folder, named by the content of the sets, that keeps their inventory; None: taken anew, which reads
+            every image once.
 
     Raises SourceError, AnnotationError (before anything is written), PerceptionError when no image is usable (nothing
     is left behind), VlmUnavailable when a server does not answer, StoreError when ``out`` cannot be written (finished
-    images stay and are not repeated).
+    images stay and are not repeated) or was begun with other images or settings.
     """
     if complete := open_dataset(out):
         return complete
     _check_names(sets)
-    totals = {source.name: len(image_names(source)) for source in sets}
-    perceiver = Perceiver.load(section, sets, base)
-    writer: DatasetWriter[Scene] = DatasetWriter(out, "scenes", ("image",))
-    skipped: dict[str, str] = {}
-    with tqdm(total=sum(totals.values()), desc="perceive", unit="image") as progress:
-        for source in sets:
-            reasons = _perceive_set(perceiver, source, writer, progress) | left_out(source)
-            skipped |= {f"{source.name}/{name}": reason for name, reason in reasons.items()}
-    if not writer.done:
-        _remove_empty(writer)
-        raise PerceptionError(_nothing_usable(sets, skipped))
-    return _finish(writer, skipped, perceiver)
+    inventory = inventory_of(sets, listed)
+    writer: DatasetWriter[Scene] = DatasetWriter(out, "scenes", ("image",), _stamp(section, inventory, base), shard)
+    sources = inventory.sources
+    share = sources if shard is None else [sources[i] for i in shard.part(len(sources))]
+    due = {one for one in share if one not in writer}
+    if due:
+        _perceive_due(section, sets, base, inventory, writer, due)
+    return _finish(writer, sets, inventory) if shard is None else writer.seal()
 
 
-def _perceive_set(
-    perceiver: Perceiver, source: InputSet, writer: DatasetWriter[Scene], progress: tqdm
-) -> dict[str, str]:
-    """Write the set's scenes that are not there yet. Returns file name -> reason of the skipped ones."""
-    skipped: dict[str, str] = {}
-    seen: dict[str, str] = {}  # only usable images count: a later copy may be the annotated one
-    stream = iter_images(source)
-    while window := list(islice(stream, perceiver.section.window)):
-        looks = _take_in(perceiver.section, source, window, writer, seen, skipped)
-        perceiver.see(source, looks)
-        for look in looks:
-            _settle(perceiver, source, look, writer, seen, skipped)
-        progress.set_postfix(skipped=len(skipped), refresh=False)
-        progress.update(len(window))
-    return skipped
-
-
-def _take_in(
+def _perceive_due(
     section: PerceptionSection,
-    source: InputSet,
-    window: list[SourceImage],
+    sets: Sequence[InputSet],
+    base: CheckpointRef | None,
+    inventory: Inventory,
     writer: DatasetWriter[Scene],
-    seen: dict[str, str],
-    skipped: dict[str, str],
-) -> list[Look]:
-    """Decoded images of the window that have no scene yet."""
-    looks = []
-    for image in window:
-        try:
-            data = _read(image)
-            source_id = f"{source.name}-{stable_hash(data, length=12)}"  # also the batch id: every stage sorts alike
-            if source_id in seen:
-                raise Skip("duplicate", f"same bytes as {seen[source_id]}")
-            if source_id in writer:
-                seen[source_id] = image.name
-                continue
-            looks.append(Look(source_id, image.name, image.subject, take_in(data, image.name, section)))
-        except Skip as skip:
-            skipped[image.name] = ": ".join(skip.args)
-        except IntakeError as error:
-            skipped[image.name] = f"decode_error: {error.reason}"
-    return looks
-
-
-def _settle(
-    perceiver: Perceiver,
-    source: InputSet,
-    look: Look,
-    writer: DatasetWriter[Scene],
-    seen: dict[str, str],
-    skipped: dict[str, str],
+    due: Collection[str],
 ) -> None:
-    """Write the scene of a look, or note why there is none."""
+    """Write a batch for every content that is due."""
     try:
-        if look.source_id in seen:  # of the same window
-            raise Skip("duplicate", f"same bytes as {seen[look.source_id]}")
-        if look.reason:
-            raise Skip(look.reason)
-        scene = perceiver.scene(source, look)
-    except Skip as skip:
-        skipped[look.name] = ": ".join(skip.args)
-        perceiver.lost_calls += look.calls
-        return
-    row = Row(look.source_id, scene, {"image": images.encode(look.taken.pixels)})
-    writer.write(look.source_id, [row], noted(look.calls))
-    seen[look.source_id] = look.name
+        perceiver = Perceiver.load(section, sets, base)
+    except ValueError:
+        _withdraw(writer)
+        raise
+    ledger = Ledger(perceiver.vlm)
+    with tqdm(total=len(due), desc="perceive", unit="image") as progress:
+        for source, listed in zip(sets, inventory.sets, strict=True):
+            names = {name: one for name, one in listed.images.items() if one in due}
+            if names:
+                _Passage(perceiver, source, names, writer, ledger, progress).run()
 
 
-def _read(image: SourceImage) -> bytes:
-    try:
-        return image.read()
-    except OSError as error:
-        raise IntakeError(image.name, f"cannot be read ({error.strerror})") from error
+class _Passage:
+    """One set's images on their way into the data set, a window of different contents at a time."""
+
+    def __init__(
+        self,
+        perceiver: Perceiver,
+        source: InputSet,
+        names: dict[str, str],
+        writer: DatasetWriter[Scene],
+        ledger: Ledger,
+        progress: tqdm,
+    ) -> None:
+        """``names``: file name -> source id of what is due."""
+        self.perceiver, self.source, self.ids = perceiver, source, names
+        self.writer, self.ledger, self.progress = writer, ledger, progress
+        self.copies: dict[str, list[str]] = {}  # in reading order
+        for name, one in names.items():
+            self.copies.setdefault(one, []).append(name)
+        self.refused: dict[str, dict[str, str]] = {}  # source id -> copies without a scene -> why
+        self.lost: dict[str, list[AgentCall]] = {}  # source id -> calls about those copies
+        self.skipped = 0
+
+    def run(self) -> None:
+        """Look at every due image; of copies at one after the other, until one is usable."""
+        looks: dict[str, Look] = {}
+        for image in iter_images(self.source, self.ids):
+            one = self.ids[image.name]
+            if one in looks:
+                self._see(looks)
+            if one not in self.copies:  # a copy of a scene
+                continue
+            try:
+                looks[one] = self._look(one, image)
+            except IntakeError as error:
+                self._refuse(one, image.name, f"decode_error: {error.reason}")
+            if len(looks) >= self.perceiver.section.window:
+                self._see(looks)
+        self._see(looks)
+        if self.copies:
+            gone = next(name for names in self.copies.values() for name in names)
+            raise SourceError(f"input set {self.source.name!r}: {gone}: is not there any more; {_CHANGED}")
+
+    def _look(self, one: str, image: SourceImage) -> Look:
+        try:
+            data = image.read()
+        except OSError as error:
+            raise IntakeError(image.name, f"cannot be read ({error.strerror})") from error
+        if source_id(self.source, data) != one:
+            raise SourceError(f"input set {self.source.name!r}: {image.name}: holds other bytes; {_CHANGED}")
+        return Look(one, image.name, image.subject, take_in(data, image.name, self.perceiver.section))
+
+    def _see(self, looks: dict[str, Look]) -> None:
+        """Perceive the window and write what is decided; empties it."""
+        self.perceiver.see(self.source, list(looks.values()))
+        for one, look in looks.items():
+            try:
+                if look.reason:
+                    raise Skip(look.reason)
+                scene = self.perceiver.scene(self.source, look)
+            except Skip as skip:
+                self.lost.setdefault(one, []).extend(look.calls)
+                self._refuse(one, look.name, ": ".join(skip.args))
+            else:
+                self._keep(one, look, scene)
+        looks.clear()
+
+    def _keep(self, one: str, look: Look, scene: Scene) -> None:
+        refused = self.refused.pop(one, {})
+        later = [name for name in self.copies[one] if name not in refused and name != look.name]
+        refused |= dict.fromkeys(later, f"duplicate: same bytes as {look.name}")
+        counts = {"entities": len(scene.entities), "parts": sum(len(entity.parts) for entity in scene.entities)}
+        counts |= {f"dropped:{reason}": number for reason, number in scene.dropped.items()}
+        row = Row(one, scene, {"image": images.encode(look.taken.pixels)})
+        self._write(one, [row], look.calls, refused, {"images": 1, **counts})
+
+    def _refuse(self, one: str, name: str, reason: str) -> None:
+        """Note why a copy yields no scene; with the last one the content is decided."""
+        refused = self.refused.setdefault(one, {})
+        refused[name] = reason
+        if len(refused) == len(self.copies[one]):
+            self._write(one, [], [], self.refused.pop(one), {})
+
+    def _write(
+        self, one: str, rows: list[Row[Scene]], calls: list[AgentCall], refused: dict[str, str], counts: dict[str, int]
+    ) -> None:
+        skipped = {f"{self.source.name}/{name}": reason for name, reason in refused.items()}
+        calls = [*self.lost.pop(one, []), *calls]
+        self.writer.write(one, rows, self.ledger.note(calls) | {"skipped": skipped, "counts": counts})
+        del self.copies[one]
+        self.skipped += len(refused)
+        self.progress.set_postfix(skipped=self.skipped, refresh=False)
+        self.progress.update()
 
 
-def _finish(writer: DatasetWriter[Scene], skipped: dict[str, str], perceiver: Perceiver) -> DatasetRef:
+def _stamp(section: PerceptionSection, inventory: Inventory, base: CheckpointRef | None) -> str:
+    """Identity of the scenes: settings, images and model."""
+    return stable_hash(section.digest(), inventory.digest, base.sha256 if base else "", length=12)
+
+
+def _finish(writer: DatasetWriter[Scene], sets: Sequence[InputSet], inventory: Inventory) -> DatasetRef:
+    """Join what is there from the notes of its batches."""
+    skipped = {f"{one.name}/{name}": reason for one in inventory.sets for name, reason in one.skipped.items()}
+    counts: Counter[str] = Counter()
+    for batch in sorted(writer.done):
+        note = writer.note(batch)
+        skipped |= note["skipped"]
+        counts.update(note["counts"])
+    if not counts["images"]:
+        clear(writer.directory, set())
+        _withdraw(writer)
+        raise PerceptionError(_nothing_usable(sets, skipped))
     listing = json.dumps(skipped, indent=1, sort_keys=True, ensure_ascii=False)
-    try:
-        write_atomic(writer.directory / SKIPPED, listing.encode())
-    except OSError as error:
-        raise StoreError(f"{writer.directory}: cannot write {SKIPPED} ({error}); rerun resumes it") from error
-    account = keep_calls(writer, perceiver.vlm, perceiver.lost_calls)
-    counts: Counter[str] = Counter({"skipped": len(skipped)})
-    for scene in _written(writer):
-        counts.update(images=1, entities=len(scene.entities), parts=sum(len(entity.parts) for entity in scene.entities))
-        counts.update({f"dropped:{reason}": number for reason, number in scene.dropped.items()})
-    return writer.finish({**dict(sorted(counts.items())), **account})
+    writer.attach(SKIPPED, listing.encode())
+    counts["skipped"] = len(skipped)
+    return writer.finish({**dict(sorted(counts.items())), **keep_calls(writer)})
 
 
-def _written(writer: DatasetWriter[Scene]) -> Iterator[Scene]:
-    """Scenes on disk before ``finish``: a resumed run counts those of its predecessors as well."""
-    for chunk in sorted(writer.chunks.glob("*.parquet")):
-        for record in pq.read_table(chunk, columns=["record"])["record"].to_pylist():
-            yield Scene.model_validate_json(record)
-
-
-def _remove_empty(writer: DatasetWriter[Scene]) -> None:
-    shutil.rmtree(writer.chunks)
-    if not any(writer.directory.iterdir()):
-        writer.directory.rmdir()
+def _withdraw(writer: DatasetWriter[Scene]) -> None:
+    """Take away the folders that the writer made, as far as nothing is in them."""
+    for folder in (writer.chunks, writer.directory / CHUNKS, writer.directory):
+        with suppress(OSError):
+            folder.rmdir()
 
 
 def _check_names(sets: Sequence[InputSet]) -> None:
@@ -183,7 +237,7 @@ def _check_names(sets: Sequence[InputSet]) -> None:
 
 
 def _nothing_usable(sets: Sequence[InputSet], skipped: dict[str, str]) -> str:
-    shown = "".join(f"\n  {name}: {reason}" for name, reason in list(skipped.items())[:5])
+    shown = "".join(f"\n  {name}: {reason}" for name, reason in sorted(skipped.items())[:5])
     places = ", ".join(source.images for source in sets)
     codes = Counter(reason.split(":")[0] for reason in skipped.values())
     counted = ", ".join(f"{code} {n}" for code, n in codes.most_common())

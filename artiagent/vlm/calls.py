@@ -6,8 +6,9 @@ prompt's text and no backend. A stage that asked nobody writes no file; where th
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import chain, islice
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from itertools import islice
 from pathlib import Path
 from secrets import token_hex
 from typing import Any
@@ -45,29 +46,50 @@ def write_calls(path: Path, calls: Iterable[AgentCall]) -> int:
     return count
 
 
-def noted(calls: Iterable[AgentCall]) -> dict[str, Any]:
-    """The calls as the note of a batch of `DatasetWriter`: a resumed run keeps the account of its predecessors."""
-    return {"calls": [call.model_dump(mode="json") for call in calls]}
+class Ledger:
+    """Makes the notes of batches of `DatasetWriter`: a resumed run, and whoever joins shards, keeps the account of all.
+
+    Beside the calls a note holds what a server may have charged for beyond its answers since the note before, as
+    ``vlm.spent()`` says; nobody was asked where ``vlm`` is None.
+    """
+
+    def __init__(self, vlm: Vlm | None) -> None:
+        self._vlm = vlm
+        self._before: dict[str, float | int] = {}
+
+    def note(self, calls: Iterable[AgentCall]) -> dict[str, Any]:
+        note: dict[str, Any] = {"calls": [call.model_dump(mode="json") for call in calls]}
+        spent = self._vlm.spent() if self._vlm else {}
+        if beyond := {name: spent[name] - self._before.get(name, 0) for name in BEYOND if name in spent}:
+            note["beyond"] = beyond
+        self._before = spent
+        return note
 
 
-def keep_calls(writer: DatasetWriter[Any], vlm: Vlm | None, others: Sequence[AgentCall] = ()) -> dict[str, float | int]:
-    """Before ``finish``: write ``calls.parquet`` from the notes of all batches and from ``others``, if there are any.
+def keep_calls(writer: DatasetWriter[Any]) -> dict[str, float | int]:
+    """Before ``finish``: write ``calls.parquet`` from the notes of all batches, if there are any calls.
 
-    Returns what they come to, for the data set's summary; nothing where nobody was asked. What a server may have
-    charged for beyond its answers is known of this process alone, from its account ``vlm.spent()``.
+    Returns what they come to, for the data set's summary; nothing where nobody was asked.
     """
     path = writer.directory / CALLS
-    notes = (AgentCall.model_validate(call) for b in sorted(writer.done) for call in writer.note(b).get("calls", ()))
-    if not write_calls(path, chain(others, notes)):
+    beyond: Counter[str] = Counter()
+    if not write_calls(path, _noted(writer, beyond)):
         path.unlink()
         return {}
     rows = account(read_calls(path)).values()
     answered = sum(row["statuses"].get(status, 0) for row in rows for status in ANSWERED)
     calls = sum(row["calls"] for row in rows)
     sums = {f"vlm_{name}": sum(row[name] for row in rows) for name in ("cached", "tokens_in", "tokens_out", "cost")}
-    spent = vlm.spent() if vlm else {}
-    beyond = {f"vlm_{name}": spent[name] for name in BEYOND if name in spent}
-    return {"vlm_calls": calls, "vlm_failed": calls - answered, **sums, **beyond}
+    charged = {f"vlm_{name}": round(beyond[name], 6) for name in BEYOND if name in beyond}
+    return {"vlm_calls": calls, "vlm_failed": calls - answered, **sums, **charged}
+
+
+def _noted(writer: DatasetWriter[Any], beyond: Counter[str]) -> Iterator[AgentCall]:
+    """The calls of all batches in their order; adds to ``beyond``."""
+    for batch in sorted(writer.done):
+        note = writer.note(batch)
+        beyond.update(note.get("beyond", {}))
+        yield from map(AgentCall.model_validate, note.get("calls", ()))
 
 
 def read_calls(path: Path) -> Iterator[AgentCall]:
