@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from pipelines.runs import RunRecord, StageResult
     from steps.stage import Ref
 
+PART = "part"  # output of the steps that make a piece of a stage
 OUTPUT_OF_STAGE = {
     "ingest": "inputs", "perceive": "scenes", "plan": "jobs", "synthesize": "pairs", "curate": "curated",
     "instruct": "conversations", "finetune": "tuned", "evaluate_base": "predictions_base",
@@ -41,16 +43,19 @@ def run(arguments: argparse.Namespace) -> int:
         print(note, flush=True)
     digests = input_digests(config.inputs)
 
+    from artiagent import exchange
     from pipelines.end_to_end import CACHED, end_to_end
+    from pipelines.placement import pipeline_settings
     from pipelines.runs import close_run, open_run
 
-    document = yaml.safe_load(Path(arguments.config).read_text())
-    record = open_run(config, digests, CACHED, document, root)
-    print(f"run {record.name}: {len(config.inputs.sets)} input sets, {len(CACHED)} cached stages", flush=True)
     with active_stack(arguments.stack):
-        finished = execute(end_to_end, record.name, config.profile)
-    results = collect(finished)
-    record = close_run(record, results)
+        document = yaml.safe_load(Path(arguments.config).read_text())
+        record = open_run(config, digests, CACHED, document, root)
+        exchange.send_run(record.name)
+        print(f"run {record.name}: {len(config.inputs.sets)} input sets, {len(CACHED)} cached stages", flush=True)
+        finished = execute(end_to_end, record.name, config.profile, pipeline_settings(config))
+    exchange.fetch_run(record.name)
+    record = close_run(record, collect(finished))
     print_results(record)
     return 0
 
@@ -130,7 +135,7 @@ def print_places(folder: Path, page: str, table: str) -> None:
     print("dashboards:  make ui   (MLflow and ZenML on 127.0.0.1)")
 
 
-def execute(pipeline: Pipeline, name: str, profile: str) -> PipelineRunResponse:
+def execute(pipeline: Pipeline, name: str, profile: str, settings: dict[str, Any] | None = None) -> PipelineRunResponse:
     """Run a pipeline as a version of the ZenML model "artiagent"; raises what the failing stage raised."""
     from zenml import Model
     from zenml.exceptions import RunInterruptedException, ZenMLBaseException
@@ -140,8 +145,9 @@ def execute(pipeline: Pipeline, name: str, profile: str) -> PipelineRunResponse:
 
     model = Model(name="artiagent", version=name, tags=[profile])
     pipeline = pipeline.with_options(
-        config_path=str(runs_dir() / name / CONFIG), run_name=f"{name}-{{date}}-{{time}}", model=model
-    )
+        config_path=str(runs_dir() / name / CONFIG), run_name=f"{name}-{{date}}-{{time}}", model=model,
+        settings=settings or {},
+    )  # fmt: skip
     try:
         finished = pipeline()
     except RunInterruptedException as stop:  # ZenML's signal handler turns Ctrl-C into this
@@ -155,18 +161,20 @@ def execute(pipeline: Pipeline, name: str, profile: str) -> PipelineRunResponse:
 
 
 def collect(finished: PipelineRunResponse) -> dict[str, StageResult]:
-    """Digest, cost and cache status of every cached stage."""
+    """Digest, cost and cache status of every cached stage; the cost of a sharded one is that of all its pieces."""
     from pipelines.runs import StageResult
     from steps.stage import digest_of
 
     results = {}
     for stage, output in OUTPUT_OF_STAGE.items():
         step = finished.steps[stage]
+        pieces = [s for name, s in finished.steps.items() if re.fullmatch(rf"{stage}_shard(_\d+)?", name)]
         ref: Ref = step.outputs[output][0].load()
-        summary = ref.summary
+        costs = [ref.summary, *(piece.outputs[PART][0].load().summary for piece in pieces)]
         results[stage] = StageResult(
-            digest=digest_of(ref), cached=step.status.value == "cached",
-            seconds=float(summary.get("seconds", 0)), peak_mb=float(summary.get("peak_mb", 0)),
+            digest=digest_of(ref), cached=all(s.status.value == "cached" for s in (step, *pieces)),
+            seconds=sum(float(cost.get("seconds", 0)) for cost in costs),
+            peak_mb=max(float(cost.get("peak_mb", 0)) for cost in costs),
         )  # fmt: skip
     return results
 
