@@ -93,15 +93,19 @@ def write_part(directory: Path, shard: Shard, part: Part) -> None:
     write_atomic(directory / PARTS / f"{shard.label}.json", part.model_dump_json().encode())
 
 
-def sealed_parts(directory: Path, kind: str) -> list[Sealed]:
-    """All sealed shards, of every number of shards, in order. Raises StoreError for one that is not of this kind."""
+def sealed_shards(directory: Path) -> list[Shard]:
+    """All sealed shards, of every number of shards, in order."""
     shards = (Shard.from_label(path.stem) for path in (directory / PARTS).glob("*.json"))
-    found = (sealed(directory, kind, shard) for shard in sorted(filter(None, shards), key=lambda s: (s.count, s.index)))
-    return [one for one in found if one is not None]
+    return sorted(filter(None, shards), key=lambda shard: (shard.count, shard.index))
+
+
+def has_parts(directory: Path) -> bool:
+    """Whether any shard is sealed there and waits to be joined."""
+    return any((directory / PARTS).glob("*.json"))
 
 
 def sealed(directory: Path, kind: str, shard: Shard) -> Sealed | None:
-    """The shard if it is sealed."""
+    """The shard if it is sealed. Raises StoreError for one that is not of this kind."""
     path = directory / PARTS / f"{shard.label}.json"
     if not path.is_file():
         return None

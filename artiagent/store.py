@@ -25,13 +25,14 @@ import pyarrow.parquet as pq
 
 from artiagent.chunks import GROUP_BYTES, Row
 from artiagent.durable import StoreError, content_sha256, file_sha256, folder_sha256, write_atomic
-from artiagent.parts import ORIGIN, clear, has_leftovers, local
+from artiagent.parts import ORIGIN, clear, has_leftovers, has_parts, local
 from artiagent.records import DatasetRef, Record, stable_hash
 from artiagent.writer import MANIFEST, DatasetWriter, foreign
 
 __all__ = [
     "GROUP_BYTES", "MANIFEST", "DatasetWriter", "Row", "StoreError", "checkout", "content_sha256", "dataset_dir",
-    "file_sha256", "folder_sha256", "home", "open_dataset", "read_json", "read_rows", "runs_dir", "write_atomic",
+    "file_sha256", "folder_sha256", "has_parts", "home", "open_dataset", "read_json", "read_rows", "runs_dir",
+    "write_atomic",
 ]  # fmt: skip
 
 R = TypeVar("R", bound=Record)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -26,7 +27,7 @@ from artiagent.parts import (
     drop_folder,
     file_name,
     sealed,
-    sealed_parts,
+    sealed_shards,
     write_part,
 )
 from artiagent.records import SCHEMA_VERSION, DatasetRef, Record, stable_hash
@@ -287,10 +288,13 @@ class DatasetWriter(Generic[R]):
         return self.shard is None or shard is None or shard == self.shard or shard.count != self.shard.count
 
     def _listed_parts(self) -> list[Sealed]:
-        found = [one for one in sealed_parts(self.directory, self.kind) if self._concerned(one.shard)]
-        for one in found:
+        shards = sealed_shards(self.directory)
+        sisters = [shard for shard in shards if not self._concerned(shard)]
+        others = [shard for shard in shards if self._concerned(shard)]
+        found = [sealed(self.directory, self.kind, shard) for shard in (*others, *sisters[:1])]
+        for one in filter(None, found):
             self._check_stamp(one.stamp)
-        return found
+        return [one for one in found[: len(others)] if one is not None]
 
     def _listed_places(self) -> dict[str, Shard]:
         """The sealed shard that a batch is in; of several, one that has rows of it."""
@@ -305,6 +309,9 @@ class DatasetWriter(Generic[R]):
         """The chunk of every batch that lies in one; of several, the one written last."""
         root = self.directory / CHUNKS
         shards = sorted(filter(None, (Shard.from_label(path.name) for path in root.glob("*-of-*"))))
+        if sister := next((s for s in shards if not self._concerned(s)), None):
+            for _, stamp, _ in islice(files.listed(root / sister.label), 1):
+                self._check_stamp(stamp)
         folders = [root / s.label for s in shards if self._concerned(s) and s not in self._parts] + [root]
         found: dict[str, Path] = {}
         for batch, stamp, path in (entry for folder in folders for entry in files.listed(folder)):

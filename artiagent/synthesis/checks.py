@@ -23,7 +23,12 @@ class _SceneSize(Record):
 
 
 def check_plan(
-    generator: CheckpointRef, scenes: DatasetRef, jobs: DatasetRef, sources: Collection[str], wanted: Container[str]
+    generator: CheckpointRef,
+    scenes: DatasetRef,
+    jobs: DatasetRef,
+    sources: Collection[str],
+    wanted: Container[str],
+    rows: range | None = None,
 ) -> None:
     """Check the pipeline folder, the sizes of ``sources`` and the mappings of the ``wanted`` jobs.
 
@@ -31,10 +36,11 @@ def check_plan(
         generator: diffusers pipeline folder.
         scenes, jobs: as for ``synthesize``.
         sources, wanted: source and job ids that will be rendered.
+        rows: the rows of ``jobs`` that these lie in; None: all.
     """
     patch = patch_size(Path(generator.uri))
     grids: dict[str, tuple[int, int]] = {}
-    for row in read_rows(scenes, _SceneSize, (), sources.__contains__):
+    for row in read_rows(scenes, _SceneSize, (), sources):
         scene = row.record
         if scene.width % patch or scene.height % patch:
             raise ValueError(
@@ -44,7 +50,7 @@ def check_plan(
         grids[scene.source_id] = scene.height // patch, scene.width // patch
     if unknown := next((source for source in sources if source not in grids), None):
         raise ValueError(f"the plan names source {unknown}, which is not in the scene set; plan again from this set")
-    for row in read_rows(jobs, Job, (), wanted.__contains__):
+    for row in read_rows(jobs, Job, (), wanted.__contains__, rows):
         _check_job(row.record, grids)
 
 

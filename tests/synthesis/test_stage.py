@@ -6,14 +6,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from artiagent.config import PlanningSection, SynthesisSection
 from artiagent.images import decode, encode
 from artiagent.records import CheckpointRef, DatasetRef, Pair, Scene
+from artiagent.shards import Shard
 from artiagent.store import DatasetWriter, Row, StoreError, open_dataset, read_rows
+from artiagent.synthesis import stage
 from artiagent.synthesis.planner import plan
 from artiagent.synthesis.render import PairRenderer
-from artiagent.synthesis.stage import SynthesisError, synthesize
+from artiagent.synthesis.stage import SynthesisError, planned_sources, synthesize
 from tests.synthesis.scenes import write_scenes
 
 SECTION = SynthesisSection(steps=2, threads=1, workers=1)
@@ -147,16 +151,51 @@ def test_shards_render_their_part_and_any_other_number_of_them_uses_it(
 ) -> None:
     keys = rendered_by(monkeypatch)
     sources = [row.key for row in read_rows(inputs[0], Scene, ())]
-    assert synthesize(SECTION, *inputs, random_flux, tmp_path / "s", shard=(1, 2)) is None
-    assert keys == sources[1::2] == on_disk(tmp_path / "s")
-    assert synthesize(SECTION, *inputs, random_flux, tmp_path / "s", shard=(0, 16)) is None
-    assert synthesize(SECTION, *inputs, random_flux, tmp_path / "s", shard=(1, 16)) is None
-    assert keys == [sources[1], sources[0]]
-    whole = synthesize(SECTION, *inputs, random_flux, tmp_path / "s")
+    out = tmp_path / "s"
+    part = synthesize(SECTION, *inputs, random_flux, out, shard=(1, 2))
+    assert (part.kind, part.uri) == ("pairs-part", str(out))
+    assert keys == sources[2:]
+    assert synthesize(SECTION, *inputs, random_flux, out, shard=(1, 2)) == part
+    for index in range(5):  # the jobs of a source are not split, and not done twice
+        synthesize(SECTION, *inputs, random_flux, out, shard=(index, 16))
+    assert keys == [sources[2], sources[0]]
+    whole = synthesize(SECTION, *inputs, random_flux, out)
     assert sorted(keys) == sources
     assert (whole.digest, whole.summary) == (pairs.digest, pairs.summary)
-    assert files(tmp_path / "s") == files(Path(pairs.uri))
-    assert synthesize(SECTION, *inputs, random_flux, tmp_path / "s", shard=(1, 2)) == whole
+    assert files(out) == files(Path(pairs.uri))
+    assert synthesize(SECTION, *inputs, random_flux, out, shard=(1, 2)) == whole
+
+
+@pytest.mark.parametrize("count", [2, 8])
+def test_sealed_shards_are_joined_without_reading_or_rendering(
+    count: int,
+    pairs: DatasetRef,
+    inputs: tuple,
+    random_flux: CheckpointRef,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    out = tmp_path / "s"
+    parts = [synthesize(SECTION, *inputs, random_flux, out, shard=(index, count)) for index in range(count)]
+    assert sum(part.rows for part in parts) == pairs.rows
+    before = {path.name: path.stat().st_ino for path in out.glob("*.parquet")}
+    monkeypatch.setattr(PairRenderer, "__init__", lambda *a: pytest.fail("loaded the backbone"))
+    monkeypatch.setattr(stage, "planned_sources", lambda *a: pytest.fail("read the plan"))
+    joined = synthesize(SECTION, *inputs, random_flux, out)
+    assert (joined.digest, joined.summary, joined.shards) == (pairs.digest, pairs.summary, count)
+    assert [row.key for row in read_rows(joined, Pair, ())] == [row.key for row in read_rows(pairs, Pair, ())]
+    assert {path.name: path.stat().st_ino for path in out.glob("*.parquet")} == before
+
+
+@given(st.integers(1, 12))
+@settings(max_examples=12, deadline=None)
+def test_every_source_belongs_to_one_shard(inputs: tuple, count: int) -> None:
+    whole = planned_sources(inputs[1])
+    parts = [planned_sources(inputs[1], Shard(index, count)) for index in range(count)]
+    assert [found for part in parts for found in part.sources.items()] == list(whole.sources.items())
+    assert [row for part in parts for row in part.rows] == list(range(inputs[1].rows))
+    for part in parts:
+        assert sum(len(entry.jobs) for entry in part.sources.values()) == len(part.rows)
 
 
 @pytest.mark.parametrize("shard", [(4, 4), (5, 4), (-1, 4), (0, 0)])
@@ -193,7 +232,7 @@ def test_pairs_of_other_settings_are_refused_but_not_those_of_another_layout(
         with pytest.raises(StoreError, match="other settings or from other data"):
             synthesize(other, *inputs, random_flux, tmp_path / "s", shard=shard)
     alike = SECTION.model_copy(update={"shards": 2, "workers": 2})
-    assert synthesize(alike, *inputs, random_flux, tmp_path / "s", shard=(0, 3)) is None
+    assert synthesize(alike, *inputs, random_flux, tmp_path / "s", shard=(0, 3)).kind == "pairs-part"
     synthesize(SECTION, *inputs, random_flux, tmp_path / "s")
     assert synthesize(alike, *inputs, random_flux, tmp_path / "s") is not None
     with pytest.raises(StoreError, match="other settings or from other data"):
@@ -215,7 +254,7 @@ def test_bad_sources_are_named_and_stop_nothing(
     scenes = with_images(inputs[0], tmp_path / "scenes", {0: b"no image", 2: small})
     keys = [row.key for row in read_rows(scenes, Scene, ())]
     out = tmp_path / "s"
-    assert synthesize(SECTION, scenes, inputs[1], random_flux, out, shard=(0, 1)) is None
+    assert synthesize(SECTION, scenes, inputs[1], random_flux, out, shard=(0, 1)).rows == 3
     found = synthesize(SECTION, scenes, inputs[1], random_flux, out)
     assert {row.record.source_id for row in read_rows(found, Pair)} == {keys[1]}
     failures = json.loads((out / "failures.json").read_text())
@@ -246,10 +285,29 @@ def test_a_source_that_raises_in_a_shard_gets_a_second_chance(
 ) -> None:
     with monkeypatch.context() as patch:
         failing(patch, RuntimeError("out of memory at 0x7f00"), 2)
-        assert synthesize(SECTION, *inputs, random_flux, tmp_path / "s", shard=(0, 1)) is None
-        assert len(on_disk(tmp_path / "s")) == 2
+        part = synthesize(SECTION, *inputs, random_flux, tmp_path / "s", shard=(0, 1))
+    assert (part.rows, part.summary["failed_sources"]) == (pairs.rows - part.summary["failed_jobs"], 1)
+    keys = rendered_by(monkeypatch)
     assert synthesize(SECTION, *inputs, random_flux, tmp_path / "s").digest == pairs.digest
+    assert len(keys) == 1
     assert json.loads((tmp_path / "s" / "failures.json").read_text()) == []
+
+
+def test_failures_of_shards_are_believed_if_so_wished(
+    inputs: tuple, random_flux: CheckpointRef, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        failing(patch, RuntimeError("out of memory at 0x7f00"), 2)
+        unsharded = synthesize(SECTION, *inputs, random_flux, tmp_path / "u")
+    with monkeypatch.context() as patch:
+        failing(patch, RuntimeError("out of memory at 0x7f01"), 2)
+        for index in range(2):
+            synthesize(SECTION, *inputs, random_flux, tmp_path / "s", shard=(index, 2))
+    monkeypatch.setattr(PairRenderer, "__init__", lambda *a: pytest.fail("loaded the backbone"))
+    joined = synthesize(SECTION, *inputs, random_flux, tmp_path / "s", retry_failed=False)
+    assert (joined.digest, joined.rows, joined.summary) == (unsharded.digest, unsharded.rows, unsharded.summary)
+    listing = (tmp_path / "s" / "failures.json").read_bytes()
+    assert listing == (tmp_path / "u" / "failures.json").read_bytes() and b"render_error" in listing
 
 
 def test_every_source_failing_is_an_error_and_nothing_is_finished(
