@@ -9,9 +9,10 @@ import argparse
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from artiagent.config import Config
     from artiagent.records import CheckpointRef
 
 REGISTERED = "models:/"
@@ -36,6 +37,17 @@ def pipelines_module() -> ModuleType:
 
     pipelines.cli.prepare()
     return pipelines.cli
+
+
+def stage_list(config: Config) -> tuple[Any, ...]:
+    """The list that every orchestrator walks: names only, no ZenML. Raises RuntimeError outside a checkout."""
+    from artiagent.store import checkout
+
+    if checkout() is None:
+        raise RuntimeError("this command needs a checkout of the repository: clone it and run 'make setup' there")
+    from pipelines.stages import stages
+
+    return stages(config)
 
 
 def open_model(location: str) -> CheckpointRef:

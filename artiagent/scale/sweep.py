@@ -1,0 +1,68 @@
+"""Into how many shards each stage is best cut: time and money over the number, by simulation.
+
+Knows that more shards finish sooner until there are no more GPUs, and that each costs a start. Does not know the rest
+of the run: stages that are cut follow one another, or wait for the ones that are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from artiagent.records import Record
+from artiagent.scale.plan import Quantiles, account
+from artiagent.scale.simulation import simulate
+from artiagent.scale.work import SHARDED, Asked, Need, cluster_of, needs, steps_of
+
+RUNS = 100
+NEAR = 1.05  # the smallest number within this factor of the best p95 is taken: every shard is a pod that can fail
+LEAST_WORK = 120.0  # seconds of a shard: below, starting it is all that it does
+
+
+class Point(Record):
+    """A stage cut into ``shards`` pieces."""
+
+    shards: int
+    hours: Quantiles
+    money: Quantiles
+
+
+class Curve(Record):
+    """A stage over the number of its shards; ``best`` is recommended, ``configured`` is what the plan has."""
+
+    stage: str
+    configured: int
+    best: int
+    points: tuple[Point, ...]
+
+
+def sweep(asked: Asked) -> tuple[Curve, ...]:
+    """A curve for each stage that can be cut. Nothing for a plan of one machine."""
+    if asked.local:
+        return ()
+    fewer = replace(asked, runs=min(asked.runs, RUNS))
+    return tuple(_curve(fewer, need) for need in needs(fewer) if need.stage in SHARDED)
+
+
+def _curve(asked: Asked, need: Need) -> Curve:
+    points = tuple(_point(asked, replace(need, shards=shards, after=())) for shards in _candidates(asked, need))
+    ended = [point for point in points if point.hours.p95 is not None] or list(points)
+    least = min(point.hours.p95 or 0.0 for point in ended)
+    best = next(point.shards for point in ended if (point.hours.p95 or 0.0) <= NEAR * least)
+    return Curve(stage=need.stage, configured=need.shards, best=best, points=points)
+
+
+def _candidates(asked: Asked, need: Need) -> Iterator[int]:
+    """Powers of two, the number of places and twice it, and what is configured."""
+    per_shard = need.machine.profile.gpus
+    places = min(need.machine.nodes, asked.gpus.count // per_shard if per_shard and asked.gpus else need.machine.nodes)
+    work = float(steps_of(asked, need, 1)[0].seconds.mean())
+    most = max(1, min(2 * places, int(work / LEAST_WORK)))
+    numbers = {2**k for k in range(12)} | {places, 2 * places}
+    return iter(sorted({n for n in numbers if n <= most} | {need.shards}))
+
+
+def _point(asked: Asked, need: Need) -> Point:
+    outcome = simulate(steps_of(asked, need), cluster_of(asked, (need,)), asked.seed)
+    spent = account(asked, need, outcome)
+    return Point(shards=need.shards, hours=Quantiles.of(spent.hours), money=Quantiles.of(spent.money))

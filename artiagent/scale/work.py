@@ -1,0 +1,279 @@
+"""A configuration as steps of a simulated run: which machine, how many pieces, how much work in each, in every run.
+
+Knows stages, profiles, rates and demand. Does not know money, nor what becomes of the steps (`simulation`).
+"""
+
+from __future__ import annotations
+
+import math
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import NamedTuple, Protocol, Self
+
+import numpy as np
+
+from artiagent.config import Config
+from artiagent.run_config import ConfigError
+from artiagent.scale import demand
+from artiagent.scale.estimate import Estimate
+from artiagent.scale.prices import Prices
+from artiagent.scale.profiles import DEFAULT, Declared, Pool, Profile, profile_name
+from artiagent.scale.rates import CPU, ONCE, UNITS, Chosen, Rates
+from artiagent.scale.simulation import Cluster, Step
+
+LOCAL = "local"  # pool of a plan for one machine
+SHARDED = ("perceive", "synthesize", "curate", "evaluate_base", "evaluate_tuned")  # keys of ``scale.shards``
+
+
+class StageLike(Protocol):
+    """An entry of `pipelines.stages`."""
+
+    name: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    after: tuple[str, ...]
+    shards: int
+
+
+class Gpus(NamedTuple):
+    """So many GPUs of a model."""
+
+    count: int
+    model: str
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """From ``64xH100``. Raises ValueError saying what was expected."""
+        count, times, model = text.partition("x")
+        if not (times and count.isdecimal() and int(count) > 0 and model.isalnum()):
+            raise ValueError(f"--gpus {text!r}: expected COUNTxMODEL, e.g. 64xH100")
+        return cls(int(count), model)
+
+    def __str__(self) -> str:
+        return f"{self.count}x{self.model}"
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is planned.
+
+    Attributes:
+        config: of the run.
+        stages: the list that every orchestrator walks.
+        pairs: accepted pairs that are wanted.
+        gpus: all that there are; None: none.
+        declared: profiles and pools.
+        rates, prices: see there.
+        acceptance: share of the artifact pairs that curation accepts.
+        runs: simulated ones.
+        preemption: chance that a spot GPU is taken away within an hour, below 1.
+        seed: of everything that is drawn.
+        local: one machine does one thing after the other; no pods, no nodes from zero.
+    """
+
+    config: Config
+    stages: Sequence[StageLike]
+    pairs: int
+    gpus: Gpus | None
+    declared: Declared
+    rates: Rates
+    prices: Prices
+    acceptance: Estimate
+    runs: int = 1000
+    preemption: float = 0.1
+    seed: int = 0
+    local: bool = False
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.preemption < 1:
+            raise ValueError(f"--preemption {self.preemption}: expected a chance per hour, 0 or more and below 1")
+        for name in ("pairs", "runs"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"--{name} {getattr(self, name)}: expected at least 1")
+
+    def draw(self, name: str, estimate: Estimate) -> np.ndarray:
+        """Float64 [runs]; of the name alone, so that nothing depends on the order of asking."""
+        return estimate.draw(np.random.default_rng([self.seed, zlib.crc32(name.encode())]), self.runs)
+
+    @cached_property
+    def amounts(self) -> dict[str, np.ndarray | float]:
+        """By unit, for every run."""
+        assumed = self.rates.assumptions
+        return demand.units(
+            self.config, self.pairs, self.draw("acceptance", self.acceptance),
+            self.draw("scene_share", self.scene_share), self.items, assumed.region.value,
+        )  # fmt: skip
+
+    @cached_property
+    def expected(self) -> dict[str, float]:
+        """Amounts by unit at the central values."""
+        region = self.rates.assumptions.region.value
+        return demand.units(self.config, self.pairs, self.acceptance.value, self.scene_share.value, self.items, region)
+
+    @property
+    def scene_share(self) -> Estimate:
+        """Of the images, those that become a scene."""
+        return self.rates.known("scene_share", self.config)
+
+    @cached_property
+    def items(self) -> int:
+        return demand.benchmark_items(self.config, self.rates.assumptions)
+
+    @cached_property
+    def calls(self) -> tuple[demand.Calls, ...]:
+        share = self.draw("caption_share", self.rates.assumptions.caption_share)
+        return demand.calls(self.config, self.amounts, share)
+
+    def with_gpus(self, gpus: Gpus) -> Asked:
+        return replace(self, gpus=gpus)
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where a stage's pods run: a profile, and the pool that it fits."""
+
+    profile: Profile
+    device: str
+    pool: str
+    nodes: int  # pods of the profile that the pool holds at a time
+    cores: int  # of a node
+    spot: bool
+
+
+@dataclass(frozen=True)
+class Need:
+    """A stage, where it runs, and what its units take there.
+
+    Attributes:
+        units: unit -> what was chosen for it.
+        shards: pieces; more than one are joined on ``joining``.
+    """
+
+    stage: str
+    machine: Machine
+    joining: Machine
+    units: dict[str, Chosen]
+    shards: int
+    after: tuple[str, ...]
+
+
+def machine(asked: Asked, profile_of: str) -> Machine:
+    """Of a profile by name. Raises ConfigError for one that no pool satisfies, or GPUs that are not there."""
+    profile = asked.declared.profile(profile_of)
+    if profile.gpus and asked.gpus is None:
+        raise ConfigError(
+            f"profile {profile.name!r} needs {profile.gpus} GPUs: give --gpus, e.g. --gpus 8x{profile.gpu}"
+        )
+    device = asked.gpus.model if profile.gpus and asked.gpus else CPU
+    if asked.local:
+        return Machine(profile, device, LOCAL, 1, math.ceil(profile.cpu), spot=False)
+    if why := asked.declared.why_none(profile):
+        raise ConfigError(why)
+    pool = max(asked.declared.pools_for(profile), key=lambda pool: (pool.spot, _places(pool, profile)))
+    return Machine(profile, device, pool.name, _places(pool, profile), math.ceil(pool.cpu), pool.spot)
+
+
+def _places(pool: Pool, profile: Profile) -> int:
+    return pool.most * (pool.gpus // profile.gpus if profile.gpus else 1)
+
+
+def needs(asked: Asked) -> tuple[Need, ...]:
+    """What every stage needs, in the order of the list. Raises ConfigError for a rate that nobody knows."""
+    made_by = {output: stage.name for stage in asked.stages for output in stage.outputs}
+    joining = machine(asked, profile_name(DEFAULT, asked.config.scale))
+    found = []
+    for stage in asked.stages:
+        where = machine(asked, profile_name(stage.name, asked.config.scale))
+        after = [made_by[name] for name in stage.inputs if not name.startswith("@")] + list(stage.after)
+        units = {
+            unit: asked.rates.choose(stage.name, unit, where.device, asked.config)
+            for unit in UNITS.get(stage.name, ONCE)
+            if asked.expected[unit]
+        }
+        if _asks_itself(asked, stage.name) and not any(chosen.rate.whole for chosen in units.values()):
+            units["call"] = asked.rates.choose(stage.name, "call", where.device, asked.config)
+        shards = 1 if asked.local else stage.shards
+        found.append(Need(stage.name, where, joining, units, shards, tuple(dict.fromkeys(after))))
+    return tuple(found)
+
+
+def _asks_itself(asked: Asked, stage: str) -> bool:
+    return any(call.stage == stage and not call.served for call in asked.calls)
+
+
+def amount(asked: Asked, stage: str, unit: str) -> np.ndarray | float:
+    """Units of a stage in every run."""
+    if unit != "call":
+        return asked.amounts[unit]
+    return sum(call.count for call in asked.calls if call.stage == stage and not call.served)
+
+
+def seconds_of(asked: Asked, need: Need) -> np.ndarray:
+    """Work of a stage in every run, in seconds of one piece that does all of it; float64 [runs]."""
+    total = np.zeros(asked.runs)
+    for unit, chosen in need.units.items():
+        each = asked.draw(f"{need.stage}:{unit}", chosen.seconds)
+        total += amount(asked, need.stage, unit) * each / max(1, need.machine.profile.gpus)
+    return total + _waiting(asked, need.stage)
+
+
+def _waiting(asked: Asked, stage: str) -> np.ndarray:
+    """Seconds that a stage waits for servers: latency over concurrency, or the configured rate where that is slower."""
+    total, assumed = np.zeros(asked.runs), asked.rates.assumptions
+    latency, repeated = (asked.draw(name, getattr(assumed, name)) for name in ("latency", "repeated"))
+    for call in asked.calls:
+        if call.stage == stage and call.served:
+            each = latency / call.vlm.concurrency
+            if call.vlm.requests_per_minute:
+                each = np.maximum(each, 60 / call.vlm.requests_per_minute)
+            if call.vlm.tokens_per_minute:
+                each = np.maximum(each, 60 * tokens_in(asked, call.task) / call.vlm.tokens_per_minute)
+            total += call.count * repeated * each
+    return total
+
+
+def tokens_in(asked: Asked, task: str) -> np.ndarray:
+    """Tokens of a question, text and images; float64 [runs]."""
+    assumed = asked.rates.assumptions
+    images = demand.IMAGES_SHOWN[task] * asked.draw("image_tokens", assumed.image_tokens)
+    return images + asked.draw(f"text:{task}", assumed.text_tokens[task])
+
+
+def steps_of(asked: Asked, need: Need, shards: int | None = None) -> tuple[Step, ...]:
+    """The stage's shards and the step that joins them, or the one step that it is."""
+    shards, assumed = shards or need.shards, asked.rates.assumptions
+    spread = asked.draw("stragglers", assumed.stragglers)[:, None]
+    rng = np.random.default_rng([asked.seed, zlib.crc32(f"spread:{need.stage}".encode())])
+    factors = np.exp(rng.standard_normal((asked.runs, shards)) * spread - spread**2 / 2)
+    work = seconds_of(asked, need)[:, None] / shards * factors
+    where, kept = need.machine, assumed.checkpoint.value if need.stage in SHARDED else math.inf
+    name = need.stage if shards == 1 else f"{need.stage} shards"
+    made = Step(
+        name, need.after, work, _setup(asked, where), where.pool, where.profile.gpus, where.spot, kept,
+        3600 * where.profile.deadline,
+    )  # fmt: skip
+    if shards == 1:
+        return (made,)
+    join = asked.draw("join", assumed.join)[:, None]
+    return made, Step(need.stage, (name,), join, _setup(asked, need.joining), need.joining.pool)
+
+
+def _setup(asked: Asked, where: Machine) -> np.ndarray:
+    kind = "gpu" if where.profile.gpus else "cpu"
+    return np.zeros(asked.runs) if asked.local else asked.draw(f"setup:{kind}", asked.rates.assumptions.setup[kind])
+
+
+def cluster_of(asked: Asked, found: Sequence[Need]) -> Cluster:
+    """The nodes of all pools that are used."""
+    used = [where for need in found for where in (need.machine, need.joining)]
+    assumed, here = asked.rates.assumptions, asked.local
+    return Cluster(
+        gpus=asked.gpus.count if asked.gpus else 0,
+        nodes={where.pool: min(w.nodes for w in used if w.pool == where.pool) for where in used},
+        provision=np.zeros(asked.runs) if here else asked.draw("provision", assumed.provision),
+        idle=0.0 if here else assumed.idle.value,
+        taken=-math.log1p(-asked.preemption),
+        retries=asked.config.scale.retries,
+    )

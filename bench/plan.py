@@ -1,0 +1,139 @@
+"""What `artiagent plan` is told by measurement, and how far its predictions are off.
+
+python bench/plan.py count      # operations of full fine-tuning at full size, from bench/finetune.json
+python bench/plan.py pixels     # bytes of a pixel: PNG of the embedded photographs
+python bench/plan.py rates RUN  # rates of a finished run, e.g. runs/nano-1a2b3c4d
+python bench/plan.py validate   # sources of one size predict those of another: CPU seconds, this machine
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import resource
+import time
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+ROOT = Path(__file__).resolve().parents[1]
+RATES = ROOT / "bench" / "rates"
+SIZES = (16, 64)
+
+
+def count() -> None:
+    """Forward operations of one layer each, counted by the rehearsal, for all layers and both stages of full training,
+    the language model's forward pass computed once more (gradient checkpointing)."""
+    from artiagent.config import SftSection, SftStage
+    from artiagent.learning.architectures import ARCHITECTURES
+    from artiagent.learning.rehearsal import _at_full_depth, training_flops
+
+    reports = json.loads((ROOT / "bench" / "finetune.json").read_text())["reports"]
+    (report,) = (r for r in reports if r["rehearsal"]["model"] == "qwen2.5-vl-7b")
+    architecture, asked = ARCHITECTURES["qwen2.5-vl-7b"], report["rehearsal"]
+    counted = {part: report["compute"][f"forward_{part}_flops"] for part in ("vision", "language", "head")}
+    flops = _at_full_depth(counted, architecture.config(asked["depth"]), architecture.config(1.0))
+    rates = []
+    for unit, train_vision in (("frozen_sample", False), ("whole_sample", True)):
+        section = SftSection(method="full", stages=(SftStage(name=unit, train_vision=train_vision),))
+        again = flops["language"] + (flops["vision"] if train_vision else 0)
+        each = (training_flops(flops, section) + again) / report["tokens"]["rows"]
+        settings = {
+            "inputs.vlm": "Qwen/Qwen2.5-VL-7B-Instruct", "sft.method": "full", "sft.image_pixels": asked["pixels"],
+            "sft.gradient_checkpointing": True,
+        }  # fmt: skip
+        source = f"python bench/plan.py count: bench/finetune.json ({report['date'][:10]}), one layer of each, for all"
+        rates.append(
+            {
+                "stage": "finetune", "unit": unit, "device": "*", "settings": settings,
+                "flops": {"value": each, "basis": "counted", "source": source},
+            }
+        )  # fmt: skip
+    _write(RATES / "qwen2.5-vl-7b-full.json", {"note": "operations of a conversation", "rates": rates})
+
+
+def pixels() -> None:
+    """Bytes of a pixel as the pipeline's PNG."""
+    import numpy as np
+    import pyarrow.parquet as pq
+    from PIL import Image
+
+    from artiagent.images import encode
+
+    found = []
+    for row in pq.read_table(ROOT / "data" / "photos" / "images.parquet").to_pylist():
+        picture = np.array(Image.open(io.BytesIO(row["image"])).convert("RGB"))
+        found.append(len(encode(picture, "png")) / picture[..., 0].size)
+    print(f"{len(found)} photographs: {np.mean(found):.2f} bytes a pixel, {min(found):.2f} to {max(found):.2f}")
+
+
+def rates(run: Path) -> None:
+    from artiagent.scale.sources import rates_of_run
+
+    _write(RATES / "nano-cpu.json", rates_of_run(run).model_dump(mode="json", exclude_none=True))
+
+
+def validate() -> None:
+    """Perception to curation at two sizes, one after the other; each predicts the other, stage by stage."""
+    seconds = {size: _chain(size) for size in SIZES}
+    small, large = SIZES
+    print(f"{'stage':<12}{'unit':<8}{f'{small} sources':>14}{f'{large} sources':>14}{'predicted':>12}{'error':>9}")
+    result = {}
+    for stage, (cpu, units) in seconds[large].items():
+        before, few = seconds[small][stage]
+        predicted = before / few * units
+        result[stage] = {"small": before, "large": cpu, "units": [few, units], "predicted": predicted}
+        print(f"{stage:<12}{units:<8}{before:>14.2f}{cpu:>14.2f}{predicted:>12.2f}{predicted / cpu - 1:>+9.1%}")
+    predicted, found = (sum(stage[key] for stage in result.values()) for key in ("predicted", "large"))
+    print(f"{'sum':<12}{'':<8}{'':>14}{found:>14.2f}{predicted:>12.2f}{predicted / found - 1:>+9.1%}")
+    machine = {"sizes": SIZES, "cpu_seconds": result, "date": time.strftime("%Y-%m-%d"), "cores": 2}
+    _write(ROOT / "bench" / "plan.json", machine)
+
+
+def _chain(sources: int) -> dict[str, tuple[float, int]]:
+    """CPU seconds of each stage, children included, and its units."""
+    from artiagent.checkpoints import checkpoint_ref
+    from artiagent.curation.stage import curate
+    from artiagent.perception.stage import perceive
+    from artiagent.run_config import load_config
+    from artiagent.synthesis.planner import plan
+    from artiagent.synthesis.stage import synthesize
+
+    config = load_config(ROOT / "configs" / "nano.yaml", [f"inputs.sets.0.limit={sources}"])
+    sets = config.inputs.sets[:1]
+    generator, judge = (checkpoint_ref(name, getattr(config.inputs, name)) for name in ("generator", "vlm"))
+    spent: dict[str, tuple[float, int]] = {}
+
+    def timed(name: str, work):
+        before = _cpu()
+        made = work()
+        spent[name] = (_cpu() - before, made.rows)
+        return made
+
+    with TemporaryDirectory() as folder:
+        out = Path(folder)
+        scenes = timed("perceive", lambda: perceive(config.perception, sets, out / "scenes", judge))
+        jobs = timed("plan", lambda: plan(config.planning, scenes, config.perception.patch, out / "jobs"))
+        pairs = timed("synthesize", lambda: synthesize(config.synthesis, scenes, jobs, generator, out / "pairs"))
+        timed("curate", lambda: curate(config.curation, pairs, scenes, judge, out / "curated"))
+    return spent
+
+
+def _cpu() -> float:
+    own, children = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return own.ru_utime + own.ru_stime + children.ru_utime + children.ru_stime
+
+
+def _write(path: Path, tree: dict) -> None:
+    from artiagent.store import write_atomic
+
+    write_atomic(path, f"{json.dumps(tree, indent=1)}\n".encode())
+    print(path.relative_to(ROOT))
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("count", "pixels", "rates", "validate"))
+    parser.add_argument("run", nargs="?", type=Path)
+    asked = parser.parse_args()
+    globals()[asked.what](*([asked.run] if asked.what == "rates" else []))
