@@ -15,29 +15,29 @@ import artiagent
 from artiagent.config import Config
 from artiagent.run_config import ConfigError
 from artiagent.scale.profiles import DEFAULT, GPU, Declared, Profile, Toleration, load_profiles, profile_name
+from pipelines.environment import SETTINGS
 
 if TYPE_CHECKING:
     from kfp.dsl import PipelineTask
     from zenml.config import DockerSettings
     from zenml.integrations.kubernetes.flavors.kubernetes_orchestrator_flavor import KubernetesOrchestratorSettings
     from zenml.integrations.kubernetes.pod_settings import KubernetesPodSettings
-    from zenml.stack import Stack
+    from zenml.stack import Stack, StackComponent
 
 KUBERNETES = "kubernetes"  # flavor of an orchestrator whose stages are pods
 PINNED = "pinned"  # flavor of the step operator that gives a stage devices of this machine
 ORCHESTRATOR = "orchestrator"  # profile of the pod that starts the others
 QUEUE = "kueue.x-k8s.io/queue-name"
-WORK, SHARED = "/work", "/shared"  # in a pod: its own disk; the volume of $ARTIAGENT_VOLUME
-USER = 1000  # of the images; a pod may not run as root
+# In a pod: its own disk, where ZenML puts the code, the volume of $ARTIAGENT_VOLUME.
+WORK, CODE, SHARED = "/work", "/app", "/shared"
+USER = 10001  # of the images; a pod may not run as root
+PRIORITY = "artiagent-run"  # class of the pod that starts the others (infra/kubernetes/limits.yaml)
 # Of whoever submits, handed to every pod; never a secret. The pod that starts the others hands them on.
 PASSED = (
-    "ARTIAGENT_STORE", "ARTIAGENT_VOLUME", "ARTIAGENT_IMAGE_CPU", "ARTIAGENT_IMAGE_CUDA", "MLFLOW_TRACKING_URI",
-    "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_DEFAULT_REGION", "AWS_REGION", "HF_ENDPOINT",
+    "ARTIAGENT_DVC_REMOTE", "ARTIAGENT_IMAGE_CPU", "ARTIAGENT_IMAGE_CUDA", "ARTIAGENT_STORE", "ARTIAGENT_VOLUME",
+    "AWS_DEFAULT_REGION", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_REGION", "HF_ENDPOINT", "MLFLOW_TRACKING_URI",
 )  # fmt: skip
-QUIET = {
-    "DO_NOT_TRACK": "true", "GIT_PYTHON_REFRESH": "quiet", "HF_HUB_DISABLE_TELEMETRY": "1",
-    "MLFLOW_DISABLE_TELEMETRY": "true", "TOKENIZERS_PARALLELISM": "false", "ZENML_ANALYTICS_OPT_IN": "false",
-}  # fmt: skip
+VERBOSE = {"ZENML_LOGGING_VERBOSITY": "INFO"}  # the cluster keeps what pods print
 # A node that is taken away is no failure of the stage: its pod starts again by itself. ZenML's own rules for steps look
 # at the exit code first, and a pod that was told to go has one. A failure ends the Job; ZenML then retries the stage.
 FAILURES = {
@@ -78,14 +78,13 @@ def options(stage: str, config: Config) -> dict[str, Any]:
         arguments["retry"] = StepRetryConfig(max_retries=config.scale.retries)
     if stack.orchestrator.flavor == KUBERNETES:
         profile = profile_of(stage, config)
-        settings = orchestrator_settings(profile)
-        if account := stack.orchestrator.config.step_pod_service_account_name:
-            settings.service_account_name = account  # ZenML forgets it in dynamic pipelines
-        arguments["settings"] = {"orchestrator.kubernetes": settings, "docker": docker_settings(profile, stack)}
-    operator = stack.step_operator
-    if operator is not None and operator.flavor == PINNED and (count := devices(profile_of(stage, config))):
+        account = stack.orchestrator.config.step_pod_service_account_name  # ZenML forgets it in dynamic pipelines
+        settings = orchestrator_settings(profile, account)
+        arguments["settings"] = {_component(stack.orchestrator): settings, "docker": docker_settings(profile, stack)}
+    elif (operator := stack.step_operator) is not None and operator.flavor == PINNED:
+        profile = profile_of(stage, config)
         arguments["step_operator"] = operator.name
-        arguments["settings"] = {f"step_operator.{PINNED}": {"devices": count}}
+        arguments["settings"] = {_component(operator): {"devices": devices(profile), "hours": profile.deadline}}
     return arguments
 
 
@@ -99,20 +98,24 @@ def pipeline_settings(config: Config) -> dict[str, Any]:
     from zenml.integrations.kubernetes.flavors.kubernetes_orchestrator_flavor import KubernetesOrchestratorSettings
 
     profile = declared().profile(ORCHESTRATOR)
-    settings = KubernetesOrchestratorSettings(
-        orchestrator_pod_settings=pod_settings(profile), active_deadline_seconds=_seconds(profile)
-    )
-    return {"orchestrator.kubernetes": settings, "docker": docker_settings(profile, stack)}
+    pod = pod_settings(profile)
+    pod.additional_pod_spec_args["priority_class_name"] = PRIORITY
+    settings = KubernetesOrchestratorSettings(orchestrator_pod_settings=pod, active_deadline_seconds=_seconds(profile))
+    return {_component(stack.orchestrator): settings, "docker": docker_settings(profile, stack)}
 
 
-def orchestrator_settings(profile: Profile) -> KubernetesOrchestratorSettings:
-    """A step's settings of ZenML's Kubernetes orchestrator; its Job ends at the profile's deadline at the latest."""
+def orchestrator_settings(profile: Profile, account: str | None = None) -> KubernetesOrchestratorSettings:
+    """A step's settings of ZenML's Kubernetes orchestrator; its Job ends at the profile's deadline at the latest.
+
+    ``account`` is the service account of its pod; None: the orchestrator's.
+    """
     from zenml.integrations.kubernetes.flavors.kubernetes_orchestrator_flavor import KubernetesOrchestratorSettings
 
     pod = pod_settings(profile)
     pod.additional_pod_spec_args["automount_service_account_token"] = False  # a step asks nothing of the cluster
+    more = {"service_account_name": account} if account else {}
     return KubernetesOrchestratorSettings(
-        pod_settings=pod, active_deadline_seconds=_seconds(profile), pod_failure_policy=FAILURES
+        pod_settings=pod, active_deadline_seconds=_seconds(profile), pod_failure_policy=FAILURES, **more
     )
 
 
@@ -132,6 +135,7 @@ def pod_settings(profile: Profile) -> KubernetesPodSettings:
         volumes=volumes,
         volume_mounts=mounts,
         labels={QUEUE: profile.queue} if profile.queue else {},
+        annotations={"cluster-autoscaler.kubernetes.io/safe-to-evict": "false"},
         env=[{"name": name, "value": value} for name, value in environment().items()],
         container_security_context={"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
         additional_pod_spec_args={
@@ -161,8 +165,9 @@ def environment() -> dict[str, str]:
                 "take it out and put it into the stack's ZenML secret (docs/kubernetes.md)"
             )
     place = SHARED if "ARTIAGENT_VOLUME" in passed else WORK
-    home = SHARED if place == SHARED and "ARTIAGENT_STORE" not in passed else WORK
-    return QUIET | passed | {"ARTIAGENT_HOME": f"{home}/artiagent", "HF_HOME": f"{place}/huggingface", "HOME": WORK}
+    home = WORK if "ARTIAGENT_STORE" in passed else place
+    own = {"ARTIAGENT_HOME": f"{home}/artiagent", "HF_HOME": f"{place}/huggingface", "HOME": WORK}
+    return {k: v for k, v in SETTINGS.items() if k != "ZENML_ENABLE_REPO_INIT_WARNINGS"} | VERBOSE | passed | own
 
 
 def place_task(task: PipelineTask, profile: Profile) -> PipelineTask:
@@ -207,7 +212,7 @@ def image(profile: Profile, registry: str) -> str:
     ``$ARTIAGENT_IMAGE_CUDA`` and ``$ARTIAGENT_IMAGE_CPU`` name others, best by digest. ``registry`` has no scheme.
     """
     kind = "cuda" if profile.gpus else "cpu"
-    return os.environ.get(f"ARTIAGENT_IMAGE_{kind.upper()}") or f"{registry}/artiagent-{kind}:{artiagent.__version__}"
+    return os.environ.get(f"ARTIAGENT_IMAGE_{kind.upper()}") or f"{registry}/artiagent/{kind}:{artiagent.__version__}"
 
 
 def docker_settings(profile: Profile, stack: Stack) -> DockerSettings:
@@ -228,8 +233,10 @@ def docker_settings(profile: Profile, stack: Stack) -> DockerSettings:
 
 def _volumes(profile: Profile) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Volumes and where they are mounted: the pod's disk, shared memory, and the shared volume where there is one."""
-    volumes: list[dict[str, Any]] = [{"name": "work", "emptyDir": {"sizeLimit": _gib(profile.disk)}}]
-    mounts = [{"name": "work", "mountPath": WORK}]
+    volumes: list[dict[str, Any]] = [
+        {"name": "work", "emptyDir": {"sizeLimit": _gib(profile.disk)}}, {"name": "code", "emptyDir": {}}
+    ]  # fmt: skip
+    mounts = [{"name": "work", "mountPath": WORK}, {"name": "code", "mountPath": CODE}]
     if profile.shm:
         volumes.append({"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": _gib(profile.shm)}})
         mounts.append({"name": "shm", "mountPath": "/dev/shm"})
@@ -253,3 +260,8 @@ def _cores(cores: float) -> str:
 
 def _gib(size: float) -> str:
     return f"{size:g}Gi" if size == int(size) else f"{round(size * 1024)}Mi"
+
+
+def _component(component: StackComponent) -> str:
+    """Key of its settings. By name, as ZenML has it in compiled pipelines: by flavor it would be there twice."""
+    return f"{component.type.value}:{component.name}"
