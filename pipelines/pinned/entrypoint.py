@@ -1,18 +1,32 @@
-"""What a step's process executes: one step of a run that exists, by ZenML's own entry point."""
+"""What a step's process executes: one step of a run that exists, as ZenML's own entry point does it.
+
+Its imports are what the `supervisor` has ready for every step.
+"""
 
 from __future__ import annotations
 
+import zenml.artifact_stores.local_artifact_store
+import zenml.orchestrators.local.local_orchestrator
+import zenml.orchestrators.step_runner
+import zenml.zen_stores.sql_zen_store  # noqa: F401
 from zenml.entrypoints.entrypoint import main
 from zenml.step_operators.step_operator_entrypoint_configuration import StepOperatorEntrypointConfiguration
 
+import materializers  # noqa: F401
+import pipelines.pinned.operator  # noqa: F401
+import steps.stage  # noqa: F401
 from pipelines.environment import prepare
+
+__all__ = ["PinnedEntrypoint", "main"]
 
 
 class PinnedEntrypoint(StepOperatorEntrypointConfiguration):
-    """ZenML's changes to ``/app``, as in a container; here the code is the checkout."""
+    """For a checkout instead of a container with ``/app``.
 
-    def prepare_code_environment(self) -> None:
+    ZenML would import every integration that is installed, PyTorch and scikit-learn among them, for their
+    materializers; the steps' own are registered when the steps are imported.
+    """
+
+    def run(self) -> None:
         prepare()
-
-
-__all__ = ["PinnedEntrypoint", "main"]
+        self._run_step(step=self.step, snapshot=self.snapshot)

@@ -7,7 +7,6 @@ status, and retries a failed step by itself. What is under way is known by step 
 from __future__ import annotations
 
 import logging
-import os
 import signal
 import sys
 import time
@@ -26,7 +25,6 @@ from zenml.utils.time_utils import utc_now
 
 from artiagent.store import checkout, home
 from pipelines.pinned.crew import Crew, Ended, Job
-from pipelines.pinned.entrypoint import PinnedEntrypoint
 from pipelines.pinned.flavor import PinnedConfig, PinnedSettings
 from pipelines.pinned.leases import Lease, LeaseError, device_names, lease
 
@@ -34,6 +32,8 @@ if TYPE_CHECKING:
     from zenml.config.base_settings import BaseSettings
     from zenml.config.step_run_info import StepRunInfo
     from zenml.models import StepRunResponse
+
+    from pipelines.pinned.entrypoint import PinnedEntrypoint
 
 log = logging.getLogger(__name__)
 SAY_AFTER = 5.0  # seconds of waiting before it is said
@@ -54,6 +54,8 @@ class PinnedOperator(BaseStepOperator):
 
     @property
     def entrypoint_config_class(self) -> type[PinnedEntrypoint]:
+        from pipelines.pinned.entrypoint import PinnedEntrypoint
+
         return PinnedEntrypoint
 
     def submit(self, info: StepRunInfo, entrypoint_command: list[str], environment: dict[str, str]) -> None:
@@ -231,8 +233,8 @@ def too_few(step: str, count: int, names: tuple[str, ...]) -> str:
     """What is wrong and what to do about it."""
     have = ", ".join(names) or "none"
     return (
-        f"{step}: its profile needs {count} devices, the pinned stack has {len(names)} ({have}); name a smaller profile "
-        f"under scale.profiles, or register the stack with more devices"
+        f"{step}: its profile needs {count} devices, the pinned stack has {len(names)} ({have}); name a smaller "
+        f"profile under scale.profiles, or register the stack with more devices"
     )
 
 

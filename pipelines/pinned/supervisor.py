@@ -1,4 +1,4 @@
-"""The process that starts the steps' processes, passes on what they print, and ends all of them when its own parent ends.
+"""The process that starts the steps' processes, passes on what they print, and ends them when its own parent ends.
 
 It has imported what every step needs and forks, so that a step does not pay for it; it has one thread and touches no
 device. In a session of its own, it sees no Ctrl-C: it ends its children when it is told to, when it gets SIGTERM, or
@@ -188,8 +188,8 @@ def check_untouched(modules: Iterable[str]) -> None:
         with suppress(OSError):
             if (target := os.readlink(file)).startswith(DRIVER):
                 raise RuntimeError(
-                    f"preload {', '.join(modules)}: a module opens {target} when it is imported, which a forked process "
-                    "cannot use; leave it out of the stack's 'preload'"
+                    f"preload {', '.join(modules)}: a module opens {target} when it is imported, which a forked "
+                    "process cannot use; leave it out of the stack's 'preload'"
                 )
 
 

@@ -1,0 +1,88 @@
+"""The stack of this host: registered, and asked before a run whether its devices suffice.
+
+``infra/stacks/pinned.yaml`` is what ``zenml stack import`` takes once ZenML knows the flavor; `register` makes that
+known first, and may be repeated with other devices.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from artiagent.config import Config
+from pipelines.pinned.flavor import FLAVOR, SOURCE, PinnedConfig
+from pipelines.pinned.leases import device_names
+
+FILE = Path(__file__).resolve().parents[2] / "infra" / "stacks" / "pinned.yaml"
+
+
+def register(names: str | None = None, stack: str = "", **settings: Any) -> str:
+    """Register flavor, components and stack of the stack file, or update them; returns the stack's name.
+
+    Args:
+        names: devices, separated by commas; None: those of the file.
+        stack: name of the stack and of its step operator, for a host that has several; "": that of the file.
+        settings: further fields of `PinnedConfig`.
+
+    Raises ValueError for names that are no device names.
+    """
+    from zenml.client import Client
+    from zenml.enums import StackComponentType
+
+    client = Client()
+    tree = yaml.safe_load(FILE.read_text())
+    _know_flavor(client)
+    components = {}
+    for kind, (entry,) in tree["components"].items():
+        configuration, name = dict(entry["configuration"]), entry["name"]
+        if kind == StackComponentType.STEP_OPERATOR:
+            given = {**settings, **({} if names is None else {"names": names})}
+            configuration = PinnedConfig(**configuration | given).model_dump(mode="json", exclude_unset=True)
+            name = stack or name
+        components[StackComponentType(kind)] = _component(client, kind, name, entry["flavor"], configuration)
+    name = stack or tree["stack_name"]
+    if any(known.name == name for known in client.list_stacks(name=name)):
+        client.update_stack(name, component_updates={kind: [id] for kind, id in components.items()})
+    else:
+        client.create_stack(name, components)
+    return name
+
+
+def _know_flavor(client: Any) -> None:
+    from zenml.enums import StackComponentType
+
+    kind = StackComponentType.STEP_OPERATOR
+    if not any(flavor.source == SOURCE for flavor in client.list_flavors(name=FLAVOR, type=kind)):
+        client.create_flavor(SOURCE, kind)
+
+
+def _component(client: Any, kind: str, name: str, flavor: str, configuration: dict[str, Any]) -> Any:
+    known = [entry for entry in client.list_stack_components(type=kind, name=name) if entry.name == name]
+    if not known:
+        return client.create_stack_component(name, flavor, kind, configuration).id
+    if known[0].configuration != configuration:
+        client.update_stack_component(known[0].id, kind, configuration=configuration)
+    return known[0].id
+
+
+def check_devices(config: Config) -> None:
+    """Before a run on the active stack. On a stack without pinned devices there is nothing to check.
+
+    Raises ValueError naming the stages that need more devices than this host has.
+    """
+    from zenml.client import Client
+
+    from pipelines.placement import devices, profile_of
+    from pipelines.stages import stages
+
+    operator = Client().active_stack.step_operator
+    if operator is None or operator.flavor != FLAVOR:
+        return
+    from pipelines.pinned.operator import too_few
+
+    names = device_names(operator.config.names)
+    needs = {stage.name: devices(profile_of(stage.name, config)) for stage in stages(config)}
+    if wrong := [too_few(stage, count, names) for stage, count in needs.items() if count > len(names)]:
+        raise ValueError("\n".join(wrong))
