@@ -50,20 +50,24 @@ class Ledger:
     """Makes the notes of batches of `DatasetWriter`: a resumed run, and whoever joins shards, keeps the account of all.
 
     Beside the calls a note holds what a server may have charged for beyond its answers since the note before, as
-    ``vlm.spent()`` says; nobody was asked where ``vlm`` is None.
+    ``vlm.spent()`` says; the first one, since the ledger was made. Nobody was asked where ``vlm`` is None.
     """
 
     def __init__(self, vlm: Vlm | None) -> None:
         self._vlm = vlm
-        self._before: dict[str, float | int] = {}
+        self._before = self._spent()
 
     def note(self, calls: Iterable[AgentCall]) -> dict[str, Any]:
         note: dict[str, Any] = {"calls": [call.model_dump(mode="json") for call in calls]}
-        spent = self._vlm.spent() if self._vlm else {}
-        if beyond := {name: spent[name] - self._before.get(name, 0) for name in BEYOND if name in spent}:
-            note["beyond"] = beyond
+        spent = self._spent()
+        if spent:
+            note["beyond"] = {name: value - self._before[name] for name, value in spent.items()}
         self._before = spent
         return note
+
+    def _spent(self) -> dict[str, float | int]:
+        spent = self._vlm.spent() if self._vlm else {}
+        return {name: spent[name] for name in BEYOND if name in spent}
 
 
 def keep_calls(writer: DatasetWriter[Any]) -> dict[str, float | int]:
