@@ -1,14 +1,15 @@
 """Runs one stage in a process of its own, for orchestrators that are not ZenML: references in files, outputs in files.
 
     python -m steps.entry open --config FILE --output config=FILE --output digests=FILE --output run=FILE
-    python -m steps.entry STAGE --config FILE --run NAME [--shard I/N] [--digests FILE] --input scenes=FILE ... --output pairs=FILE ...
+    python -m steps.entry STAGE --config FILE --run NAME --input scenes=FILE ... --output pairs=FILE
+    python -m steps.entry STAGE --config FILE --run NAME --input scenes=FILE ... --shard I/N --output part=FILE
     python -m steps.entry --list --config FILE
 
 ``open`` begins a run as ``artiagent run`` does: it settles the configuration, reads the inputs' digests and names the
 run. Every stage takes the settled configuration from there. A reference is JSON, as the materializers store it.
 
 Knows the list of stages (`pipelines.stages`) and MLflow (`steps.tracking`). Does not know what orchestrates it.
-"""  # noqa: E501
+"""
 
 from __future__ import annotations
 
@@ -24,18 +25,17 @@ from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any
 
-import fsspec
 from pydantic import BaseModel, ValidationError
 
 from artiagent.config import Config
-from artiagent.records import stable_hash
+from artiagent.records import DatasetRef, stable_hash
 from artiagent.run_config import load_config
-from artiagent.store import home, write_atomic
+from artiagent.store import checkout, home, write_atomic
 from pipelines.environment import prepare
+from pipelines.opening import OPENED, bring_inputs, open_run
 from pipelines.stages import DIGESTS, Stage, section_of, stages, value_of
 
 OPEN = "open"
-OPENED = ("config", "digests", "run")  # what it leaves
 PART = "part"  # output of a shard
 DONE, FAILED, WRONG, STOPPED = 0, 1, 2, 143
 
@@ -54,7 +54,9 @@ def main(argv: list[str] | None = None) -> int:
         if arguments.list:
             _print_stages(config)
         elif arguments.stage == OPEN:
-            _open(config, _pairs(arguments.output, "--output"))
+            outputs = _pairs(arguments.output, "--output")
+            _expect(outputs, OPENED, "--output")
+            _write(outputs, open_run(config))
         else:
             _execute(_stage_of(arguments.stage, config), config, arguments)
     except KeyboardInterrupt:
@@ -87,14 +89,21 @@ def makes(stage: Stage) -> dict[str, type[BaseModel]]:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m steps.entry", description="Run one stage of the chain.")
     parser.add_argument("stage", nargs="?", metavar="STAGE", help=f"{OPEN}, or a stage of --list")
-    parser.add_argument("--config", required=True, type=Path, metavar="FILE", help="run configuration")
+    parser.add_argument("--config", required=True, type=_config_path, metavar="FILE", help="run configuration")
     parser.add_argument("--run", metavar="NAME", default=os.environ.get("ARTIAGENT_RUN"), help="name that `open` gave")
     parser.add_argument("--shard", metavar="I/N", help="one piece of a stage that can be cut; its output is 'part'")
     parser.add_argument("--digests", type=Path, metavar="FILE", help="of the inputs, as `open` left them")
+    parser.add_argument("--part", action="append", default=[], type=Path, metavar="FILE", help="of a shard; repeatable")
     for option in ("input", "output"):
         parser.add_argument(f"--{option}", action="append", default=[], metavar="NAME=FILE", help="repeatable")
     parser.add_argument("--list", action="store_true", help="print the stages and their references")
     return parser
+
+
+def _config_path(text: str) -> Path:
+    """From the current folder, else from the checkout, as other places count."""
+    inside = (checkout() or Path()) / text
+    return inside if not Path(text).is_file() and inside.is_file() else Path(text)
 
 
 def _print_stages(config: Config) -> None:
@@ -109,30 +118,6 @@ def _stage_of(name: str | None, config: Config) -> Stage:
     if name not in known:
         raise ValueError(f"no such stage; expected {OPEN}, {', '.join(known)}")
     return known[name]
-
-
-def _open(config: Config, outputs: dict[str, Path]) -> None:
-    from artiagent import exchange
-    from artiagent.inputs import input_digests
-    from artiagent.publish import check_publishable
-    from artiagent.settle import settle
-    from artiagent.store import runs_dir
-    from pipelines.runs import CONFIG, open_run
-    from steps.stage import source_root
-    from steps.tracking import open_parent
-
-    _expect(outputs, OPENED, "--output")
-    check_publishable(config)
-    config, notes = settle(config)
-    digests = input_digests(config.inputs)
-    cached = tuple(stage.name for stage in stages(config) if stage.cached)
-    record = open_run(config, digests, cached, {}, source_root())
-    open_parent(config, record.name)
-    exchange.send_run(record.name)
-    print("\n".join([*notes, f"run {record.name}"]))
-    write_atomic(outputs["config"], (runs_dir() / record.name / CONFIG).read_bytes())
-    write_atomic(outputs["digests"], json.dumps(digests, indent=1).encode())
-    write_atomic(outputs["run"], record.name.encode())
 
 
 def _execute(stage: Stage, config: Config, arguments: argparse.Namespace) -> None:
@@ -151,12 +136,12 @@ def _execute(stage: Stage, config: Config, arguments: argparse.Namespace) -> Non
     if stage.cached and not arguments.shard:
         from steps.tracking import log_stage
 
-        made = _first(made, stage, section, values)
+        parts = [_reference(path, DatasetRef, "--part") for path in arguments.part]
+        made = _first(tuple(_with_cost(ref, parts) for ref in made), stage, section, values)
         log_stage(config, arguments.run, stage.name, made[0])
     if stage.name == "report":
         _close(config, arguments.run, dict(zip(stage.inputs, values, strict=True)))
-    for name, ref in zip(expected, made, strict=True):
-        write_atomic(outputs[name], ref.model_dump_json(indent=1).encode())
+    _write(outputs, {name: ref.model_dump_json(indent=1) for name, ref in zip(expected, made, strict=True)})
 
 
 def _values(stage: Stage, config: Config, arguments: argparse.Namespace) -> list[Any]:
@@ -168,6 +153,7 @@ def _values(stage: Stage, config: Config, arguments: argparse.Namespace) -> list
         if arguments.digests is None:
             raise ValueError("--digests FILE is missing: the digests of the inputs that `open` left")
         digests = json.loads(_text(arguments.digests, "--digests"))
+        bring_inputs(config)
     return [
         _reference(files[name], types[name], f"--input {name}") if name in types else value_of(name, config, digests)
         for name in stage.inputs
@@ -187,23 +173,30 @@ def _call(stage: Stage, section: Any, values: list[Any], shard: str | None) -> t
     return made if isinstance(made, tuple) else (made,)
 
 
+def _with_cost(ref: Any, parts: list[DatasetRef]) -> Any:
+    """A joined output costs what its parts did: their seconds together, the most memory that one took."""
+    costs = [part.summary for part in (ref, *parts)]
+    total = {
+        "seconds": sum(float(cost.get("seconds", 0)) for cost in costs),
+        "peak_mb": max(float(cost.get("peak_mb", 0)) for cost in costs),
+    }
+    return ref.model_copy(update={"summary": {**ref.summary, **total}})
+
+
 def _first(made: tuple[Any, ...], stage: Stage, section: Any, values: list[Any]) -> tuple[Any, ...]:
     """The references as the first run stamped them: what was there is not this run's work, nor its cost."""
+    from artiagent.exchange.remote import Remote, open_store
     from artiagent.lineage import stage_digest
     from steps.stage import digest_of, source_root
 
     identity = [digest_of(v) if isinstance(v, BaseModel) else json.dumps(v, sort_keys=True) for v in (section, *values)]
     key = stable_hash(stage.name, *identity, stage_digest(f"steps.{stage.name}", source_root()))
-    base = os.environ.get("ARTIAGENT_STORE") or (home() / "store").as_uri()
-    place = f"{base.rstrip('/')}/references/{stage.name}/{key}.json"
-    files, path = fsspec.core.url_to_fs(place)
-    if files.isfile(path):
-        texts = json.loads(files.cat_file(path))
-        first = tuple(type(ref).model_validate_json(text) for ref, text in zip(made, texts, strict=True))
+    name, kept = f"references/{stage.name}/{key}.json", open_store() or Remote(home().as_uri())
+    if (known := kept.read(name)) is not None:
+        first = tuple(type(ref).model_validate(tree) for ref, tree in zip(made, json.loads(known), strict=True))
         if list(map(digest_of, first)) == list(map(digest_of, made)):
             return first
-    files.makedirs(path.rsplit("/", 1)[0], exist_ok=True)
-    files.pipe_file(path, json.dumps([ref.model_dump_json() for ref in made]).encode())
+    kept.write(name, json.dumps([ref.model_dump(mode="json") for ref in made], indent=1).encode())
     return made
 
 
@@ -253,6 +246,11 @@ def _pairs(given: list[str], option: str) -> dict[str, Path]:
             raise ValueError(f"{option} {text!r}: expected NAME=FILE, every name once")
         found[name] = Path(path)
     return found
+
+
+def _write(outputs: dict[str, Path], texts: dict[str, str]) -> None:
+    for name, text in texts.items():
+        write_atomic(outputs[name], text.encode())
 
 
 def _expect(found: dict[str, Path], names: tuple[str, ...], option: str) -> None:

@@ -1,7 +1,7 @@
 """Code and configuration of a run as one archive, named by its digest: what a task fetches before it becomes a stage.
 
-Images hold dependencies only. The archive holds tracked files as they lie in the checkout, nothing else: no data, no
-weights, no secret, no untracked file.
+Images hold dependencies only. The archive holds tracked files as they lie in the checkout, nothing else: no data (a
+pointer to it), no weights, no secret, no untracked file.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ import tarfile
 from pathlib import Path
 from typing import NamedTuple
 
-import fsspec
 import yaml
 
 from artiagent.config import Config
+from artiagent.exchange.remote import Remote
 from artiagent.lineage import REVISION, git_revision, stage_files
 from pipelines.stages import stages
 
 CONTENT = (
     "artiagent", "steps", "pipelines", "materializers", "configs", "infra/profiles.yaml", "pyproject.toml",
-    "requirements.lock",
+    "requirements.lock", "data.dvc", ".dvc/config", ".dvcignore",
 )  # fmt: skip
 CONFIG = "exported.yaml"  # in the archive: the configuration, overrides applied
 
@@ -55,17 +55,11 @@ def make_bundle(config: Config, root: Path) -> Bundle:
 
 
 def send_bundle(bundle: Bundle, store: str) -> str:
-    """Put the archive into the store, unless it is there. Returns where it lies; raises ValueError saying why not."""
-    place = f"{store.rstrip('/')}/{bundle.name}"
-    try:
-        files, path = fsspec.core.url_to_fs(place)
-        if not files.isfile(path) or files.size(path) != len(bundle.data):
-            files.makedirs(path.rsplit("/", 1)[0], exist_ok=True)
-            files.pipe_file(path, bundle.data)
-    except Exception as error:  # noqa: BLE001  (every file system has errors of its own)
-        said = f"{type(error).__name__}: {error}"
-        raise ValueError(f"{place}: cannot be written ({said}); see address and credentials of the store") from error
-    return place
+    """Put the archive into the store, unless it is there; returns its place. Raises ExchangeError."""
+    remote = Remote(store)
+    if bundle.name.rsplit("/", 1)[1] not in remote.names("code"):
+        remote.write(bundle.name, bundle.data)
+    return f"{remote.url}/{bundle.name}"
 
 
 def _tracked(root: Path) -> list[str]:

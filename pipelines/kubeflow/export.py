@@ -21,7 +21,7 @@ from artiagent.records import CheckpointRef, DatasetRef, EvaluationReport
 from artiagent.scale.profiles import Profile
 from artiagent.shards import Shard
 from pipelines.kubeflow.bundle import CONFIG, Bundle
-from pipelines.placement import SHARED, environment, image, place_task, profile_of
+from pipelines.placement import SHARED, WORK, environment, image, place_task, profile_of
 from pipelines.stages import DIGESTS, Stage, stages
 from steps.entry import OPEN, PART, accepts, makes
 
@@ -62,9 +62,11 @@ def export(config: Config, bundle: Bundle, target: Target, out: Path) -> int:
 
     Raises ConfigError for a profile that is not declared.
     """
+    for stage in stages(config):
+        profile_of(f"{stage.name}_shard", config)
     graph = _Graph(config, bundle, target)
 
-    def pipeline() -> None:
+    def pipeline():  # (kfp takes an annotation for an output)
         graph.build()
 
     named = dsl.pipeline(
@@ -97,10 +99,11 @@ class _Graph:
         given |= {"config": dsl.Input[dsl.Artifact], "run": str}
         given |= {"digests": dsl.Input[dsl.Artifact]} if DIGESTS in stage.inputs else {}
         values = {name: self.made[name] for name in given}
-        shards = self._shards(stage, given, values) if stage.shards > 1 else []
+        for index, shard in enumerate(self._shards(stage, dict(given), dict(values)) if stage.shards > 1 else ()):
+            given[f"{PART}_{index}"], values[f"{PART}_{index}"] = dsl.Input[dsl.Dataset], shard.outputs[PART]
         outputs = {name: dsl.Output[ARTIFACTS[kind]] for name, kind in makes(stage).items()}
         task = self._component(stage.name, [stage.name], given, outputs)(**values)
-        task.after(*shards, *(self.ended[name] for name in stage.after))
+        task.after(*(self.ended[name] for name in stage.after))
         self.ended[stage.name] = self._settled(stage.name, task)
         self.made |= task.outputs if outputs else {}
 
@@ -122,6 +125,7 @@ class _Graph:
         task.set_caching_options(False)
         if retries := self.config.scale.retries:
             task.set_retry(retries, **BACKOFF)
+        task.set_env_variable("ARTIAGENT_CODE", f"{WORK}/code")
         if "ARTIAGENT_VOLUME" in environment():
             task.set_env_variable("ARTIAGENT_WORKDIR", SHARED)
         keys = {key: key for key in (*CREDENTIALS, *self._agent_keys(name))}
@@ -147,7 +151,8 @@ def component(
         image: of the container.
         command: what `steps.entry`'s arguments are handed to.
         first: arguments that are the same in every task.
-        inputs: name -> kfp's annotation. References become ``--input NAME=FILE``, the others ``--NAME VALUE``.
+        inputs: name -> kfp's annotation. References become ``--input NAME=FILE``, the others ``--NAME VALUE``; what
+            shards made, ``part_0`` and so on, becomes ``--part FILE``.
         outputs: name -> kfp's annotation; they become ``--output NAME=FILE``.
     """
     annotations = inputs | outputs
@@ -158,6 +163,8 @@ def component(
             place = getattr(channel, "path", channel)
             if key in OPTIONS and key in inputs:
                 arguments += [f"--{key}", place]
+            elif key.startswith(f"{PART}_"):
+                arguments += [f"--{PART}", place]
             else:
                 arguments += ["--output" if key in outputs else "--input", f"{key}={place}"]
         return dsl.ContainerSpec(image=image, command=command, args=arguments)

@@ -1,0 +1,86 @@
+"""The commands ``artiagent kubeflow export`` and ``submit``: what can be wrong is said here, not by a pod."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from artiagent.run_config import ConfigError, load_config
+from artiagent.scale.profiles import name_problems, need_problems
+from pipelines.environment import prepare
+from pipelines.stages import stages
+
+NEEDED = {
+    "ARTIAGENT_STORE": "tasks exchange data and code there, e.g. s3://bucket/prefix",
+    "MLFLOW_TRACKING_URI": "tasks log there, e.g. https://mlflow.example.org",
+}
+EXAMPLES = """examples:
+  export ARTIAGENT_STORE=s3://bucket/artiagent MLFLOW_TRACKING_URI=https://mlflow.example.org
+  artiagent kubeflow export --config configs/paper.yaml --registry registry.example.org/team --out paper-pipeline.yaml
+  artiagent kubeflow submit --host https://kubeflow.example.org/pipeline --pipeline paper-pipeline.yaml
+
+Variables that are handed to the tasks and the images' names: docs/kubeflow.md. Secrets stay in the cluster: the tasks
+name a Kubernetes secret and its keys.
+"""
+
+
+def export_options(parser: argparse.ArgumentParser) -> None:
+    """Besides --config and --set."""
+    parser.epilog, parser.formatter_class = EXAMPLES, argparse.RawDescriptionHelpFormatter
+    parser.add_argument("--out", type=Path, default=Path("pipeline.yaml"), help="file (default %(default)s)")
+    parser.add_argument("--registry", default="", metavar="HOST/PATH", help="of the images artiagent-cpu and -cuda")
+    parser.add_argument("--image", default="", metavar="URI", help="for all tasks, instead of those two")
+    parser.add_argument(
+        "--secret", default="artiagent", help="Kubernetes secret with credentials (default %(default)s)"
+    )
+
+
+def submit_options(parser: argparse.ArgumentParser) -> None:
+    parser.epilog, parser.formatter_class = EXAMPLES, argparse.RawDescriptionHelpFormatter
+    parser.add_argument("--host", required=True, metavar="URL", help="address of Kubeflow Pipelines")
+    parser.add_argument("--pipeline", type=Path, required=True, metavar="FILE", help="what `export` wrote")
+    parser.add_argument("--namespace", metavar="NAME", help="Kubernetes namespace, on clusters with several users")
+    parser.add_argument("--experiment", default="artiagent", help="default %(default)s")
+    parser.add_argument("--service-account", metavar="NAME", help="of the tasks' pods")
+
+
+def export(arguments: argparse.Namespace) -> int:
+    """Pack code and configuration, put them into the store, write the pipeline."""
+    root = prepare(arguments.debug)
+    config = load_config(arguments.config, arguments.set)
+    from pipelines.placement import declared, image, profile_of
+
+    names = [stage.name for stage in stages(config)]
+    if problems := name_problems(config.scale, declared(), names) or need_problems(config, declared(), names):
+        raise ConfigError("\n".join(problems))
+    for name, why in NEEDED.items():
+        if not os.environ.get(name):
+            raise ConfigError(f"{name} is not set: {why}")
+    if not arguments.image and not arguments.registry and image(profile_of("ingest", config), "").startswith("/"):
+        raise ConfigError("--registry HOST/PATH is missing: where the images artiagent-cpu and artiagent-cuda lie")
+
+    from pipelines.kubeflow.bundle import make_bundle, send_bundle
+    from pipelines.kubeflow.export import Target, export
+
+    bundle = make_bundle(config, root)
+    count = export(config, bundle, Target(arguments.registry, arguments.image, arguments.secret), arguments.out)
+    place = send_bundle(bundle, os.environ["ARTIAGENT_STORE"])
+    print(f"{arguments.out}: {count} tasks, revision {bundle.revision}\ncode: {place}")
+    if bundle.revision.endswith("+dirty"):
+        print("the checkout differs from its commit: what lies here is what runs, and no commit can repeat it")
+    return 0
+
+
+def submit(arguments: argparse.Namespace) -> int:
+    """Start a run on a server; prints its id. A token comes from $KUBEFLOW_TOKEN."""
+    from pipelines.kubeflow.submit import submit_pipeline
+
+    if urlsplit(arguments.host).scheme not in ("http", "https"):
+        raise ConfigError(f"--host {arguments.host}: expected http(s)://...")
+    run = submit_pipeline(
+        arguments.pipeline, arguments.host, arguments.namespace, arguments.experiment, arguments.service_account
+    )
+    print(f"{arguments.host}: run {run}")
+    return 0
