@@ -1,7 +1,9 @@
 """Pushes a derived data set, its card included, to its own DVC remote and keeps a pointer per digest.
 
 The derived sets live in a DVC repository of their own (no git) below the project's home, apart from ``data.dvc``:
-inputs are never rewritten by a run and ``git status`` stays clean. Publishing the same digest again does nothing.
+inputs are never rewritten by a run and ``git status`` stays clean. Publishing the same digest again does nothing. What
+was killed goes on with the files that are not there yet. Rows pass as files: none is held in memory, none is copied on
+the disk that the home is on. The pointer is kept on the remote as well, so that other machines find the set.
 
 Sets that hold material which must not be used commercially, or not be passed on altered, are published only when that
 is acknowledged. Licences that nobody states do not stop anything: most people's own images come without one. They are
@@ -11,19 +13,27 @@ named in the card.
 from __future__ import annotations
 
 import json
+import os
 import re
+import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
+from typing import TypeVar
 
 import yaml
+from pydantic import Field, ValidationError
 
 from artiagent.checkpoints import model_name
 from artiagent.config import Config, InputSet, VlmSection
 from artiagent.dataset.card import write_card
 from artiagent.dataset.facts import describe
+from artiagent.exchange import ExchangeError, materialise_all
+from artiagent.exchange.remote import CONNECT_SECONDS, READ_SECONDS, Remote, UnknownStore
 from artiagent.licences import LAYOUT_LICENCES, licence_of_model, licence_of_text
+from artiagent.parts import CHUNKS, ORIGIN, PARTS
 from artiagent.records import DatasetRef, Record
 from artiagent.store import home, write_atomic
 
@@ -33,14 +43,21 @@ CONFIG = """\
     analytics = false
     autostage = false
     check_update = false
+    site_cache_dir = {repository}/.dvc/tmp/site
     remote = derived
+[cache]
+    type = "reflink,hardlink,copy"
 ['remote "derived"']
     url = {url}
 """
+S3_LIMITS = f"    connect_timeout = {CONNECT_SECONDS}\n    read_timeout = {READ_SECONDS}\n"
+JOBS = 2  # files that DVC sends or fetches at a time: it holds up to 500 MB of each of them
+POINTERS = "pointers"  # folder of the repository and of the remote
 ACKNOWLEDGE = (
     "to publish it under those terms all the same, give --acknowledge-noncommercial or set "
     "registry.acknowledge_noncommercial: true"
 )
+T = TypeVar("T")
 _SCAN = 2**24  # bytes of an annotation file at a time
 _OVERLAP = 2**16
 _LICENCE = re.compile(rb'"licen[cs]e"\s*:\s*("(?:[^"\\]|\\.)*"|\d+)')
@@ -50,10 +67,10 @@ _TABLE = re.compile(rb'"licenses"\s*:\s*(\[[^\]]*\])')
 class Pointer(Record):
     """Where a published data set is: the object ``md5`` on ``remote``; ``path`` is the DVC file in the repository."""
 
-    kind: str
-    digest: str
-    md5: str
-    path: str
+    kind: str = Field(pattern=r"^[\w.-]+$")
+    digest: str = Field(pattern=r"^[0-9a-f]+$")
+    md5: str = Field(pattern=r"^\w+(\.dir)?$")
+    path: str = Field(pattern=r"^[\w-][\w.-]*\.dvc$")
     size: int
     files: int
     remote: str
@@ -80,8 +97,8 @@ def publish(dataset: DatasetRef, remote: str, repository: Path | None = None, ac
     Raises PublishError without the acknowledgement that a set needs, and when DVC fails; no pointer is left then.
     """
     repository = repository or home() / "datasets"
-    url = _url(remote)
-    if (known := find_pointer(dataset.digest, repository)) is not None and known.remote == url:
+    url = remote_url(remote)
+    if (known := find_pointer(dataset.digest, repository, url)) is not None and known.remote == url:
         return known
     facts = describe(dataset)
     restricted = facts.licences.restricted()
@@ -89,36 +106,124 @@ def publish(dataset: DatasetRef, remote: str, repository: Path | None = None, ac
         raise PublishError(_refusal(f"{dataset.kind} {dataset.digest[:12]}", _counted(restricted)))
     write_card(dataset, Path(dataset.uri), acknowledged=acknowledged, facts=facts)
     name = f"{dataset.kind}-{dataset.digest[:16]}"
-    write_atomic(repository / ".dvc" / "config", CONFIG.format(url=url).encode())
-    _dvc(repository, "add", "--quiet", "--to-remote", "--remote", "derived", "--out", name, dataset.uri)
+    _push(Path(dataset.uri), repository, name, url)
     entry = yaml.safe_load((repository / f"{name}.dvc").read_text())["outs"][0]
     pointer = Pointer(
         kind=dataset.kind, digest=dataset.digest, md5=entry["md5"], path=f"{name}.dvc",
         size=entry["size"], files=entry.get("nfiles", 1), remote=url, rows=dataset.rows, acknowledged=restricted,
         lineage=facts.lineage,
     )  # fmt: skip
-    write_atomic(_pointer_path(repository, dataset.digest), pointer.model_dump_json(indent=1).encode())
+    text = pointer.model_dump_json(indent=1).encode()
+    with suppress(UnknownStore):  # of those that DVC alone knows, the pointer stays here
+        _told(lambda: Remote(url).write(f"{POINTERS}/{dataset.digest}.json", text))
+    write_atomic(_pointer_path(repository, dataset.digest), text)
     return pointer
 
 
 def pull(pointer: Pointer, repository: Path | None = None) -> Path:
     """Folder of a published set, fetched from its remote when it is not there. Raises PublishError when DVC fails."""
     repository = repository or home() / "datasets"
-    write_atomic(repository / ".dvc" / "config", CONFIG.format(url=pointer.remote).encode())
-    _dvc(repository, "pull", "--quiet", pointer.path)
+    point_at(pointer, repository)
+    dvc(repository, "pull", "--quiet", "--jobs", str(JOBS), pointer.path)
     return repository / pointer.path.removesuffix(".dvc")
 
 
-def find_pointer(digest: str, repository: Path | None = None) -> Pointer | None:
-    """The pointer of a published digest, or None."""
-    path = _pointer_path(repository or home() / "datasets", digest)
-    return Pointer.model_validate(json.loads(path.read_text())) if path.is_file() else None
+def find_pointer(digest: str, repository: Path | None = None, remote: str = "") -> Pointer | None:
+    """The pointer of a published digest, or None.
+
+    Looks here first; then, with ``remote``, on that remote, and keeps here what it finds. Raises PublishError when the
+    remote cannot be used.
+    """
+    repository = repository or home() / "datasets"
+    path, url = _pointer_path(repository, digest), remote_url(remote) if remote else ""
+    here = Pointer.model_validate_json(path.read_text()) if path.is_file() else None
+    if not url or (here is not None and here.remote == url):
+        return here
+    with suppress(UnknownStore):
+        data = _told(lambda: Remote(url).read(f"{POINTERS}/{digest}.json"))
+        if data is not None:
+            found = _pointer_of(data, url)
+            write_atomic(path, found.model_dump_json(indent=1).encode())
+            return found
+    return here
 
 
 def pointers(repository: Path | None = None) -> list[Pointer]:
-    """All pointers, by digest."""
-    found = sorted(((repository or home() / "datasets") / "pointers").glob("*.json"))
+    """All pointers that are here, by digest."""
+    found = sorted(((repository or home() / "datasets") / POINTERS).glob("*.json"))
     return [Pointer.model_validate_json(path.read_text()) for path in found]
+
+
+def pointers_at(remote: str, beginning: str = "") -> list[Pointer]:
+    """Pointers on a remote, of the digests that begin so. Raises PublishError when the remote cannot be used."""
+    url = remote_url(remote)
+    names = sorted(_told(lambda: Remote(url).names(POINTERS)))
+    wanted = [name for name in names if name.endswith(".json") and name.startswith(beginning)]
+    return [_pointer_of(_told(lambda n=name: Remote(url).read(f"{POINTERS}/{n}")), url) for name in wanted]
+
+
+def point_at(pointer: Pointer, repository: Path) -> None:
+    """Make the repository one that knows the pointer's remote and its DVC file."""
+    configure(repository, pointer.remote)
+    entry = {"md5": pointer.md5, "size": pointer.size, "nfiles": pointer.files, "hash": "md5"}
+    text = yaml.safe_dump({"outs": [{**entry, "path": pointer.path.removesuffix(".dvc")}]}, sort_keys=False)
+    if not (repository / pointer.path).is_file():
+        write_atomic(repository / pointer.path, text.encode())
+
+
+def configure(repository: Path, url: str) -> None:
+    """Write the repository's DVC configuration."""
+    text = CONFIG.format(repository=repository.resolve(), url=url) + (S3_LIMITS if url.startswith("s3://") else "")
+    write_atomic(repository / ".dvc" / "config", text.encode())
+
+
+def _push(folder: Path, repository: Path, name: str, url: str) -> None:
+    """Have DVC record and push the folder's files.
+
+    It works on links to them in a repository of its own, which a killed predecessor may have left: what that had sent
+    is not sent again.
+    """
+    _told(lambda: materialise_all(folder))
+    work = repository / ".pushing" / name
+    shutil.rmtree(work / name, ignore_errors=True)
+    modes = {}
+    for path in sorted(folder.rglob("*")):
+        below = path.relative_to(folder)
+        if path.is_file() and not below.parts[0].startswith(".") and below.parts[0] not in (CHUNKS, PARTS, ORIGIN):
+            modes[path] = path.stat().st_mode
+            (work / name / below).parent.mkdir(parents=True, exist_ok=True)
+            _link(path, work / name / below)
+    configure(work, url)
+    dvc(work, "add", "--quiet", "--no-relink", name)
+    dvc(work, "push", "--quiet", "--jobs", str(JOBS), f"{name}.dvc")
+    for path, mode in modes.items():
+        path.chmod(mode)  # DVC protects what it has links to
+    write_atomic(repository / f"{name}.dvc", (work / f"{name}.dvc").read_bytes())
+    shutil.rmtree(work, ignore_errors=True)
+
+
+def _link(source: Path, target: Path) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # another file system, or one without links
+        shutil.copyfile(source, target)
+
+
+def _pointer_of(data: bytes, url: str) -> Pointer:
+    """As found on a remote: it is where it was found."""
+    try:
+        return Pointer.model_validate_json(data).model_copy(update={"remote": url})
+    except ValidationError as error:
+        raise PublishError(f"{url}/{POINTERS}: holds what is no pointer ({error.errors()[0]['msg']})") from error
+
+
+def _told(act: Callable[[], T]) -> T:
+    try:
+        return act()
+    except UnknownStore:
+        raise
+    except ExchangeError as error:
+        raise PublishError(str(error)) from error
 
 
 def check_publishable(config: Config) -> None:
@@ -198,14 +303,16 @@ def _refusal(subject: str, restricted: list[str]) -> str:
 
 
 def _pointer_path(repository: Path, digest: str) -> Path:
-    return repository / "pointers" / f"{digest}.json"
+    return repository / POINTERS / f"{digest}.json"
 
 
-def _url(remote: str) -> str:
-    return remote if "://" in remote else str((home() / Path(remote).expanduser()).resolve())
+def remote_url(remote: str) -> str:
+    """A DVC address as it is; a folder's absolute path, relative ones counted from the project's home."""
+    return remote.rstrip("/") if "://" in remote else str((home() / Path(remote).expanduser()).resolve())
 
 
-def _dvc(repository: Path, *arguments: str) -> None:
+def dvc(repository: Path, *arguments: str) -> None:
+    """Run DVC in the repository. Raises PublishError with the command and its own last word."""
     command = [sys.executable, "-m", "dvc", *arguments]
     done = subprocess.run(command, cwd=repository, capture_output=True, text=True, check=False)
     if done.returncode:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from artiagent.config import Config, InputSet
-from artiagent.publish import PublishError, check_publishable, find_pointer, licences_named, publish
+from artiagent.publish import PublishError, check_publishable, find_pointer, licences_named, publish, pull
 from artiagent.records import Pair
 from artiagent.run_config import parse_config
 from artiagent.store import DatasetWriter, Row, open_dataset
@@ -41,7 +41,10 @@ def test_published_once_and_only_again_for_another_remote(dataset, tmp_path):
     assert (pointer.acknowledged, pointer.lineage) == ({}, {"run": "nano-1"})
     assert (repository / pointer.path).is_file()
     assert (remote / "files" / "md5" / pointer.md5[:2] / pointer.md5[2:]).is_file()
-    assert len(objects(remote)) == 4  # shard, manifest, card and the folder's listing
+    assert len(objects(remote)) == 5  # shard, manifest, card, the folder's listing; and the pointer
+    assert find_pointer(dataset.digest, tmp_path / "elsewhere", str(remote)) == pointer
+    assert not list(repository.glob(".pushing/*"))
+    assert all(path.stat().st_mode & 0o200 for path in Path(dataset.uri).iterdir())  # not left protected
     assert find_pointer(dataset.digest, repository) == pointer
     assert open_dataset(Path(dataset.uri)).digest == dataset.digest
     card = (Path(dataset.uri) / "README.md").read_text()
@@ -54,6 +57,8 @@ def test_published_once_and_only_again_for_another_remote(dataset, tmp_path):
     moved = publish(dataset, str(tmp_path / "other"), repository)
     assert moved == pointer.model_copy(update={"remote": str(tmp_path / "other")})
     assert objects(tmp_path / "other") == objects(remote)
+    pulled = pull(moved, tmp_path / "third")
+    assert open_dataset(pulled).digest == dataset.digest
 
 
 def test_restricted_material_needs_to_be_acknowledged(tmp_path):
@@ -80,7 +85,7 @@ def test_restricted_material_needs_to_be_acknowledged(tmp_path):
 
 def test_failure_leaves_no_pointer(dataset, tmp_path):
     (tmp_path / "remote").write_text("a file where the remote's folder should be")
-    with pytest.raises(PublishError, match="dvc add"):
+    with pytest.raises(PublishError, match="Not a directory"):
         publish(dataset, str(tmp_path / "remote"), tmp_path / "repository")
     assert find_pointer(dataset.digest, tmp_path / "repository") is None
 

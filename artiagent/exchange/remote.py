@@ -32,6 +32,10 @@ class ExchangeError(ValueError):
     """A store that cannot be used, or what it holds is not what was sent; the message says what to do."""
 
 
+class UnknownStore(ExchangeError):
+    """No package for this kind of address, or no such kind."""
+
+
 class Found(NamedTuple):
     """A remote file: bytes, and when it was written (seconds since 1970; 0 where the store does not say)."""
 
@@ -137,7 +141,8 @@ class Remote:
         except Exception as error:
             if (told := _told(self.url, error)) is None:
                 raise
-            raise ExchangeError(told) from error
+            unknown = isinstance(error, ImportError) or _no_protocol(error)
+            raise (UnknownStore if unknown else ExchangeError)(told) from error
 
 
 def open_store() -> Remote | None:
@@ -202,6 +207,10 @@ def _found(info: dict[str, Any]) -> Found:
     return Found(int(info.get("size") or 0), when.timestamp() if isinstance(when, datetime) else float(when))
 
 
+def _no_protocol(error: BaseException) -> bool:
+    return isinstance(error, ValueError) and "rotocol not known" in str(error)
+
+
 def _no_bucket(error: BaseException) -> bool:
     return "bucket does not exist" in str(error)
 
@@ -217,7 +226,7 @@ def _told(url: str, error: Exception) -> str | None:
         (isinstance(error, PermissionError), f"{at}: access refused ({error}); check the credentials and their rights"),
         (isinstance(error, ImportError), f"{url}: {error}; pip install 'artiagent[cluster]', or that package"),
         (
-            isinstance(error, ValueError) and "rotocol" in str(error),
+            _no_protocol(error),
             f"{url}: not an address that fsspec knows ({error}); expected e.g. s3://bucket/prefix",
         ),
         (isinstance(error, FileNotFoundError), f"{at}: a file that should be there is gone ({error})"),
