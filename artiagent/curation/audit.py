@@ -11,6 +11,7 @@ is reported for artifacts and for benign injections, whose edge shows what blend
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
@@ -26,9 +27,10 @@ from artiagent.curation.change import target_mask
 from artiagent.curation.funnel import hard_negative
 from artiagent.curation.traces import block_traces, region_traces
 from artiagent.grid import dilate, patch_grid, pixel_mask
-from artiagent.records import Interval, Pair
+from artiagent.records import Interval, Pair, stable_hash
 
 LEAST_PAIRS = 300  # held out, for a verdict of "pass"
+MOST_PAIRS = 5000  # traces of a megapixel pair take most of a second: more would cost days and tell no more
 _FOLDS = 5
 Verdict = Literal["pass", "fail", "insufficient n"]
 
@@ -75,7 +77,7 @@ def shortcut_audit(
     probes = {name: Samples() for name in ("ring", "background", "surroundings")}
     edges = {name: Samples() for name in ("artifact", "benign")}
     for pair, clean, image in pairs:
-        if not pair.scored or not (pair.accepted or hard_negative(pair)):
+        if not eligible(pair):
             continue
         both = block_traces(clean), block_traces(image)
         regions = probe_regions(pair)
@@ -94,6 +96,16 @@ def shortcut_audit(
     for figure in figures.values():
         del figure["verdict"]
     return {"verdict": worst, "upper": upper, "least_pairs": LEAST_PAIRS, "probes": measured, "edges": figures}
+
+
+def eligible(pair: Pair) -> bool:
+    """Whether the audit looks at the pair: scored, and accepted or a hard negative."""
+    return pair.scored and (pair.accepted or hard_negative(pair))
+
+
+def sample(keys: Iterable[str]) -> frozenset[str]:
+    """At most MOST_PAIRS of the keys, drawn by their hash: the same ones in whatever order they come."""
+    return frozenset(heapq.nsmallest(MOST_PAIRS, keys, key=stable_hash))
 
 
 class ProbeRegions(NamedTuple):

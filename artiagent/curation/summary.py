@@ -6,14 +6,15 @@ All are pure functions of the set, of what made it and of the calls beside it. D
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
 from artiagent.config import CurationSection
-from artiagent.curation.audit import shortcut_audit
+from artiagent.curation.audit import eligible, sample, shortcut_audit
 from artiagent.curation.funnel import AUDIT, FUNNEL, funnel
 from artiagent.images import decode
 from artiagent.records import ARTIFACT_TOOLS, DatasetRef, Pair
@@ -49,9 +50,20 @@ def summarise(section: CurationSection, ref: DatasetRef, used: Mapping[str, Any]
 
 
 def _audited(section: CurationSection, ref: DatasetRef) -> dict[str, Any]:
-    stream = tqdm(read_rows(ref, Pair), "audit", total=ref.rows, unit="pair")
+    """The audit of the eligible pairs, or of a sample of them: ``eligible`` and ``audited`` say how many."""
+    counts = Counter(eligible=0)
+    chosen = sample(_eligible(ref, counts))
+    stream = tqdm(read_rows(ref, Pair, wanted=chosen), "audit", total=len(chosen), unit="pair")
     pairs = ((row.record, decode(row.images["clean"]), decode(row.images["artifact"])) for row in stream)
-    return shortcut_audit(pairs, resamples=section.audit_resamples, upper=section.audit_upper)
+    report = shortcut_audit(pairs, resamples=section.audit_resamples, upper=section.audit_upper)
+    return {**report, **counts, "audited": len(chosen)}
+
+
+def _eligible(ref: DatasetRef, counts: Counter[str]) -> Iterator[str]:
+    for row in read_rows(ref, Pair, images=()):
+        if eligible(row.record):
+            counts["eligible"] += 1
+            yield row.key
 
 
 def _beside(path: Path, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:

@@ -1,17 +1,22 @@
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from artiagent.config import CurationSection
 from artiagent.curation import audit
-from artiagent.curation.audit import auroc, probe_regions, shortcut_audit
+from artiagent.curation.audit import auroc, probe_regions, sample, shortcut_audit
 from artiagent.curation.case import Case
 from artiagent.curation.change import target_mask
+from artiagent.curation.funnel import AUDIT
+from artiagent.curation.stage import curate
 from artiagent.curation.traces import block_traces, region_traces
 from artiagent.images import decode, encode
-from artiagent.records import Pair
+from artiagent.records import CheckpointRef, Pair
 
 Leak = Callable[[np.ndarray, np.ndarray, np.random.Generator], np.ndarray]
 
@@ -108,3 +113,16 @@ def test_auroc_counts_ordered_pairs() -> None:
     scores, labels = rng.integers(0, 6, 40).astype(float), rng.random(40) < 0.4
     positive, negative = scores[labels][:, None], scores[~labels][None]
     assert auroc(scores, labels) == pytest.approx(((positive > negative) + 0.5 * (positive == negative)).mean())
+
+
+def test_of_many_pairs_a_sample_is_audited(stored: tuple, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    section = CurationSection(judge="none", device="cpu", audit_resamples=100)
+    nobody = CheckpointRef(name="nobody", uri="nowhere", sha256="0")
+    monkeypatch.setattr(audit, "MOST_PAIRS", 7)
+    figures = [
+        json.loads((Path(curate(section, *stored, nobody, tmp_path / name).uri) / AUDIT).read_text())
+        for name in ("one", "two")
+    ]
+    assert figures[0] == figures[1] and figures[0]["audited"] == 7 < figures[0]["eligible"] <= stored[0].rows
+    keys = [f"job-{k}" for k in range(50)]
+    assert sample(keys) == sample(reversed(keys)) and len(sample(keys)) == 7 and len(sample(keys[:3])) == 3
