@@ -11,7 +11,7 @@ import difflib
 import json
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_origin
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -178,14 +178,16 @@ def _explain(model: type[Section], error: Any) -> str:
 
 
 def _known_keys(model: Any, parents: tuple[str, ...]) -> list[str]:
-    for name in parents:
-        if name.isdigit():
-            continue
-        model = _section_type(model.model_fields[name].annotation)
+    names = iter(parents)
+    for name in names:
+        annotation = model.model_fields[name].annotation
+        model = _section_type(annotation)
+        if get_origin(annotation) in (tuple, list, dict):
+            next(names, None)  # of an item
     return list(model.model_fields)
 
 
 def _section_type(annotation: Any) -> Any:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
-    return next(_section_type(arg) for arg in annotation.__args__ if arg is not Ellipsis)
+    return next((found for arg in getattr(annotation, "__args__", ()) if (found := _section_type(arg))), None)
