@@ -3,7 +3,7 @@
     python with_code.py [--require NAME ...] -- python -m artiagent.cli run --stack NAME --config FILE
 
 ``$ARTIAGENT_CODE`` is the sha256 of the archive, which lies at ``$ARTIAGENT_STORE/code/<sha256>.tar.gz``; the command
-runs in ``$ARTIAGENT_CHECKOUT`` (default /app). With ``$ARTIAGENT_DATA``, the URL of a DVC remote, data/ is pulled first.
+runs in ``$ARTIAGENT_CHECKOUT`` (default /app). With ``$ARTIAGENT_DATA``, the URL of a DVC remote, data/ comes first.
 Needs the image's packages alone, neither git nor a shell. Every failure is one line and exit code 2.
 """
 
