@@ -37,7 +37,7 @@ from pipelines.stages import DIGESTS, Stage, section_of, stages, value_of
 
 OPEN = "open"
 PART = "part"  # output of a shard
-DONE, FAILED, WRONG, STOPPED = 0, 1, 2, 143
+DONE, WRONG, STOPPED = 0, 2, 143
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -46,7 +46,6 @@ def main(argv: list[str] | None = None) -> int:
     Whatever was finished stays: the same command again goes on from there.
     """
     arguments = _parser().parse_args(argv)
-    signal.signal(signal.SIGTERM, _stop)  # as KeyboardInterrupt, so that what is under way is put away
     label = " ".join(filter(None, (arguments.stage or "--list", arguments.shard)))
     try:
         prepare()
@@ -258,7 +257,8 @@ def _expect(found: dict[str, Path], names: tuple[str, ...], option: str) -> None
         raise ValueError(f"{option}: expected {', '.join(names) or 'none'}; got {', '.join(found) or 'none'}")
 
 
-def _stop(number: int, frame: FrameType | None) -> None:
+def stop(number: int, frame: FrameType | None) -> None:
+    """Signal handler: as Ctrl-C, so that what is under way is put away."""
     raise KeyboardInterrupt
 
 
@@ -268,4 +268,5 @@ def _refuse(label: str, message: str) -> int:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, stop)
     sys.exit(main())

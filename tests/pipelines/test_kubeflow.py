@@ -337,7 +337,7 @@ def made_directly(config, patch, until="curate"):
 
 @pytest.mark.slow
 def test_the_commands_of_the_compiled_pipeline_make_what_the_library_makes(tmp_path, monkeypatch):
-    """Every task as a process of its own, from the archive of the code, three stages in two shards; then the library."""
+    """Every task as a process of its own, from the archive of the code, five stages in shards; then the library."""
     shards = "scale.shards={perceive: 2, synthesize: 2, curate: 2, evaluate_base: 2, evaluate_tuned: 2}"
     store, home_of_tasks = f"file://{tmp_path}/store", tmp_path / "home"
     config = nano(tmp_path, shards)
