@@ -1,6 +1,6 @@
 """What `artiagent plan` is told by measurement, and how far its predictions are off.
 
-python bench/plan.py count      # operations of full fine-tuning at full size, from bench/finetune.json
+python bench/plan.py count      # operations of full fine-tuning and of FLUX.1-dev at full size
 python bench/plan.py pixels     # bytes of a pixel: PNG of the embedded photographs
 python bench/plan.py rates RUN  # rates of a finished run, e.g. runs/nano-1a2b3c4d
 python bench/plan.py validate   # sources of one size predict those of another: CPU seconds, this machine
@@ -22,6 +22,53 @@ SIZES = (16, 64)
 
 
 def count() -> None:
+    """Operations, without a GPU: they are arithmetic, the seconds are not."""
+    _write(RATES / "qwen2.5-vl-7b-full.json", {"note": "operations of a conversation", "rates": _conversations()})
+    _write(RATES / "flux-dev-512.json", {"note": "operations of a row evaluation", "rates": [_row(512)]})
+    _write(RATES / "planning.json", {"note": "seconds of a source", "rates": [_planning()]})
+
+
+def _planning() -> dict:
+    """Measured by bench/manifest.py: four variants each, two cores; a larger machine takes less."""
+    report = json.loads((ROOT / "bench" / "manifest.json").read_text())
+    (phase,) = (phase for phase in report["phases"] if phase["phase"] == "plan")
+    told = f"python bench/manifest.py, {report['sources']:,} sources on {report['cores']} cores ({report['cpu']})"
+    seconds = {
+        "value": phase["seconds"] / report["sources"], "basis": "measured", "source": f"{told}, {report['date']}",
+    }  # fmt: skip
+    return {"stage": "plan", "unit": "source", "device": "cpu", "seconds": seconds}
+
+
+def _row(side: int) -> dict:
+    """FLUX.1-dev's transformer, all blocks, on the meta device: pictures that are square, 4:3 and 3:2."""
+    flops = [_transformer_flops(side // 16 * (longer // 16)) for longer in (side, side * 4 // 3, side * 3 // 2)]
+    source = "python bench/plan.py count: all blocks, 512 text tokens, square to 3:2"
+    return {
+        "stage": "synthesize", "unit": "row", "device": "*",
+        "settings": {"inputs.generator": "black-forest-labs/FLUX.1-dev", "perception.short_side": side},
+        "flops": {"low": flops[0], "value": flops[1], "high": flops[2], "basis": "counted", "source": source},
+    }  # fmt: skip
+
+
+def _transformer_flops(tokens: int) -> int:
+    import torch
+    from diffusers import FluxTransformer2DModel
+    from torch.utils.flop_counter import FlopCounterMode
+
+    text = 512
+    with torch.device("meta"):
+        model = FluxTransformer2DModel(num_layers=19, num_single_layers=38, guidance_embeds=True)
+        inputs = {
+            "hidden_states": torch.empty(1, tokens, 64), "encoder_hidden_states": torch.empty(1, text, 4096),
+            "pooled_projections": torch.empty(1, 768), "timestep": torch.empty(1), "guidance": torch.empty(1),
+            "img_ids": torch.empty(tokens, 3), "txt_ids": torch.empty(text, 3),
+        }  # fmt: skip
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            model(**inputs)
+    return counter.get_total_flops()
+
+
+def _conversations() -> list[dict]:
     """Forward operations of one layer each, counted by the rehearsal, for all layers and both stages of full training,
     the language model's forward pass computed once more (gradient checkpointing)."""
     from artiagent.config import SftSection, SftStage
@@ -49,7 +96,7 @@ def count() -> None:
                 "flops": {"value": each, "basis": "counted", "source": source},
             }
         )  # fmt: skip
-    _write(RATES / "qwen2.5-vl-7b-full.json", {"note": "operations of a conversation", "rates": rates})
+    return rates
 
 
 def pixels() -> None:

@@ -42,7 +42,7 @@ class RateUsed(Record):
     """A rate of the plan, with its provenance."""
 
     unit: str
-    amount: float  # at the central values
+    amount: float  # p50
     seconds: Estimate
 
 
@@ -88,7 +88,7 @@ class Plan(Record):
     retries: int
     local: bool
     acceptance: Estimate
-    amounts: dict[str, float]
+    amounts: dict[str, Quantiles]  # by unit
     hours: Quantiles
     gpu_hours: Quantiles
     money: Quantiles
@@ -127,7 +127,7 @@ def make_plan(asked: Asked, origin: str) -> Plan:
     return Plan(
         config=origin, profile=asked.config.profile, gpus=str(asked.gpus or "none"), pairs=asked.pairs,
         runs=asked.runs, seed=asked.seed, preemption=asked.preemption, retries=asked.config.scale.retries,
-        local=asked.local, acceptance=asked.acceptance, amounts=asked.expected,
+        local=asked.local, acceptance=asked.acceptance, amounts=_amounts(asked),
         hours=Quantiles.of(outcome.seconds / 3600), gpu_hours=Quantiles.of(gpu_hours * ended),
         money=Quantiles.of(sum(by.values())), money_by={name: Quantiles.of(v * ended) for name, v in by.items()},
         utilisation=_ratio(sum(a.worked for a in accounts.values() if a.gpus), gpu_hours),
@@ -140,11 +140,16 @@ def make_plan(asked: Asked, origin: str) -> Plan:
     )  # fmt: skip
 
 
+def _amounts(asked: Asked) -> dict[str, Quantiles]:
+    return {unit: Quantiles.of(np.broadcast_to(value, asked.runs)) for unit, value in asked.amounts.items()}
+
+
 class Account(NamedTuple):
     """Of a stage, for every run; float64 [runs]. ``gpus``: of a shard."""
 
     gpus: int
     hours: np.ndarray  # wall time
+    node_hours: np.ndarray  # paid, of the shards
     gpu_hours: np.ndarray  # paid
     worked: np.ndarray  # GPU-hours of work that counted, of a CPU stage node-hours
     money: np.ndarray  # shards and joining
@@ -162,6 +167,7 @@ def account(asked: Asked, need: Need, outcome: Outcome) -> Account:
     return Account(
         gpus=gpus,
         hours=(outcome.spans[need.stage][:, 1] - outcome.spans[shards][:, 0]) / 3600,
+        node_hours=nodes,
         gpu_hours=nodes * gpus,
         worked=outcome.worked[shards] / 3600 * max(1, gpus),
         money=own + joined,
@@ -180,7 +186,6 @@ def _hourly(asked: Asked, machine: Machine) -> float:
 def _stage(asked: Asked, need: Need, spent: Account, outcome: Outcome) -> StagePlan:
     names = {need.stage, f"{need.stage} shards"}
     on_path = sum(n for path, n in outcome.paths.items() if names & set(path)) / max(1, sum(outcome.paths.values()))
-    paid = spent.gpu_hours if spent.gpus else outcome.paid[need.stage] / 3600
     return StagePlan(
         name=need.stage, profile=need.machine.profile.name, device=need.machine.device, gpus=spent.gpus,
         spot=need.machine.spot, shards=need.shards,
@@ -189,7 +194,8 @@ def _stage(asked: Asked, need: Need, spent: Account, outcome: Outcome) -> StageP
             for unit, chosen in need.units.items()
         ),
         hours=Quantiles.of(spent.hours), gpu_hours=Quantiles.of(spent.gpu_hours), money=Quantiles.of(spent.money),
-        worked=_ratio(spent.worked, paid) or 0.0, interruptions=_mean(spent.interruptions) or 0.0, on_path=on_path,
+        worked=_ratio(spent.worked, spent.node_hours * max(1, spent.gpus)) or 0.0,
+        interruptions=_mean(spent.interruptions) or 0.0, on_path=on_path,
     )  # fmt: skip
 
 
@@ -243,7 +249,7 @@ def _rest(asked: Asked) -> dict[str, Estimate]:
     if not asked.local:
         names += ["provision", "idle", "checkpoint", "join"]
     if any(call.served for call in asked.calls):
-        names += ["image_tokens", "latency", "repeated", "caption_share"]
+        names += ["image_tokens", "latency", "tokens_per_minute", "repeated", "caption_share"]
     setup = {} if asked.local else {f"setup {kind}": estimate for kind, estimate in assumed.setup.items()}
     found = {name: getattr(assumed, name) for name in (*names, "stragglers")}
     named = {"acceptance": asked.acceptance, "scene_share": asked.scene_share, "models in GB": _models(asked)}

@@ -109,6 +109,7 @@ class Assumptions(Section):
     image_tokens: Estimate
     repeated: Estimate  # factor on calls: repairs and retries that are paid
     latency: Estimate  # seconds of a call to a server
+    tokens_per_minute: Estimate  # that a server gives one account, however many ask
     benchmark_items: dict[str, Estimate]  # layout -> images
     origin: str = ""
 
@@ -169,13 +170,23 @@ class Rates:
         fitting = (f for f in self._files if f in self._given or f.profile == config.profile)
         return next((found for f in fitting if (found := getattr(f, name))), getattr(self.assumptions, name))
 
-    def choose(self, stage: str, unit: str, device: str, config: Config) -> Chosen:
-        """The first rate that fits. Raises ConfigError saying which came near and what to add."""
-        near = [r for r in self._ranked if (r.stage, r.unit) == (stage, unit) and r.device in (device, ANY)]
+    def choose(self, stage: str, unit: str, devices: Sequence[str], config: Config) -> Chosen:
+        """The first rate that fits, on the first device that has one. Raises ConfigError saying what to add."""
+        found = (self._choose(stage, unit, device, config) for device in devices)
+        if (chosen := next(filter(None, found), None)) is None:
+            raise ConfigError(self._missing(stage, unit, devices[0], config))
+        return chosen
+
+    def _choose(self, stage: str, unit: str, device: str, config: Config) -> Chosen | None:
+        named = [rate for rate in self._ranked if (rate.stage, rate.unit) == (stage, unit)]
+        near = [rate for rate in named if rate.device in (device, ANY)]
         for rate in near:
             if not rate.misfits(config):
                 return Chosen(rate, rate.seconds or self._from_flops(rate, device))
-        raise ConfigError(self._missing(stage, unit, device, config, near))
+        for rate in named:
+            if {rate.device, device} <= set(self.assumptions.devices) and not rate.misfits(config):
+                return Chosen(rate, self._converted(rate, device))
+        return None
 
     def _from_flops(self, rate: Rate, device: str) -> Estimate:
         if (known := self.assumptions.devices.get(device)) is None:
@@ -194,7 +205,17 @@ class Rates:
             f"TFLOP/s ({known.sustained.source})",
         )
 
-    def _missing(self, stage: str, unit: str, device: str, config: Config, near: list[Rate]) -> str:
+    def _converted(self, rate: Rate, device: str) -> Estimate:
+        """Another GPU's seconds, in the proportion of what both sustain: an assumption, whatever the rate was."""
+        there, here = (self.assumptions.devices[name] for name in (rate.device, device))
+        factor = there.tflops * there.sustained.value / (here.tflops * here.sustained.value)
+        told = f"{rate.seconds.basis} on {rate.device} ({rate.seconds.source}), x {factor:.2f} for {device}: assumed"
+        low, value, high = (factor * getattr(rate.seconds, name) for name in ("low", "value", "high"))
+        spread = 1.0 if rate.seconds.basis == "assumed" else 1.3  # of a conversion of what was certain
+        return Estimate(value=value, low=low / spread, high=high * spread, basis="assumed", source=told)
+
+    def _missing(self, stage: str, unit: str, device: str, config: Config) -> str:
+        near = [r for r in self._ranked if (r.stage, r.unit) == (stage, unit) and r.device in (device, ANY)]
         if near:
             off = "; ".join(", ".join(rate.misfits(config)) for rate in near)
             return (

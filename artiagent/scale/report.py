@@ -9,9 +9,10 @@ import textwrap
 from collections.abc import Sequence
 
 from artiagent.scale.plan import Plan, Quantiles, RateUsed
-from artiagent.scale.sweep import Curve
+from artiagent.scale.sweep import Curve, Point
 
 WIDTH = 120
+FAILS = 0.01  # share of failed runs from which it is told
 BASIS = {"measured": "measured", "run": "measured in a run", "counted": "counted", "assumed": "ASSUMED"}
 
 
@@ -48,9 +49,13 @@ def _head(plan: Plan) -> str:
     return (
         f"{plan.pairs:,} accepted pairs of {plan.config} (profile {plan.profile}) {where}{chance}; "
         f"{plan.runs:,} simulated runs, seed {plan.seed}\n"
-        f"{plan.amounts['tried']:,.0f} pairs tried at {plan.acceptance} accepted, {plan.amounts['job']:,.0f} jobs with "
-        f"benign ones, {plan.amounts['source']:,.0f} sources, {plan.amounts['image']:,.0f} images to look at"
+        f"p50: {_half(plan, 'tried')} pairs tried at {plan.acceptance} accepted, {_half(plan, 'job')} jobs with benign "
+        f"ones, {_half(plan, 'source')} sources, {_half(plan, 'image')} images to look at"
     )
+
+
+def _half(plan: Plan, unit: str) -> str:
+    return f"{plan.amounts[unit].p50:,.0f}"
 
 
 def _totals(plan: Plan) -> str:
@@ -124,9 +129,11 @@ def _storage(plan: Plan) -> str:
 def _shards(curves: Sequence[Curve]) -> str:
     if not curves:
         return ""
-    lines = ["shards (hours p50 / p95 of the stage by itself; the least within 5 % of the best p95 is taken):"]
+    lines = [
+        "shards: hours p50/p95 of the stage by itself and money; best is the least number within 10 % of the least p95"
+    ]
     for curve in curves:
-        shown = [f"{p.shards}: {p.hours.p50:.2f}/{p.hours.p95:.2f}" for p in curve.points if p.hours.p50 is not None]
+        shown = [_point(point) for point in curve.points]
         lines.append(
             textwrap.fill(
                 f"  {curve.stage:<16}best {curve.best}, configured {curve.configured}; {', '.join(shown)}", WIDTH,
@@ -134,6 +141,13 @@ def _shards(curves: Sequence[Curve]) -> str:
             )
         )  # fmt: skip
     return "\n".join([*lines, "to paste below parameters.config:", recommended(curves)])
+
+
+def _point(point: Point) -> str:
+    if point.hours.p50 is None:
+        return f"{point.shards}: all fail"
+    fails = f" ({point.failed:.0%} fail)" if point.failed >= FAILS else ""
+    return f"{point.shards}: {point.hours.p50:.2f}/{point.hours.p95:.2f} h {point.money.p50:,.0f}{fails}"
 
 
 def recommended(curves: Sequence[Curve]) -> str:

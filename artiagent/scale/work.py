@@ -166,13 +166,21 @@ def machine(asked: Asked, profile_of: str) -> Machine:
         raise ConfigError(
             f"profile {profile.name!r} needs {profile.gpus} GPUs: give --gpus, e.g. --gpus 8x{profile.gpu}"
         )
-    device = asked.gpus.model if profile.gpus and asked.gpus else CPU
     if asked.local:
-        return Machine(profile, device, LOCAL, 1, math.ceil(profile.cpu), spot=False)
+        return _this_machine(asked, profile)
+    device = asked.gpus.model if profile.gpus else CPU
     if why := asked.declared.why_none(profile):
         raise ConfigError(why)
     pool = max(asked.declared.pools_for(profile), key=lambda pool: (pool.spot, _places(pool, profile)))
     return Machine(profile, device, pool.name, _places(pool, profile), math.ceil(pool.cpu), pool.spot)
+
+
+def _this_machine(asked: Asked, profile: Profile) -> Machine:
+    """All that is at hand, for every stage."""
+    if asked.gpus is None:
+        return Machine(profile, CPU, LOCAL, 1, math.ceil(profile.cpu), spot=False)
+    whole = profile.model_copy(update={"gpu": asked.gpus.model, "gpus": asked.gpus.count})
+    return Machine(whole, asked.gpus.model, LOCAL, 1, math.ceil(profile.cpu), spot=False)
 
 
 def _places(pool: Pool, profile: Profile) -> int:
@@ -188,15 +196,20 @@ def needs(asked: Asked) -> tuple[Need, ...]:
         where = machine(asked, profile_name(stage.name, asked.config.scale))
         after = [made_by[name] for name in stage.inputs if not name.startswith("@")] + list(stage.after)
         units = {
-            unit: asked.rates.choose(stage.name, unit, where.device, asked.config)
+            unit: asked.rates.choose(stage.name, unit, _devices(asked, where), asked.config)
             for unit in UNITS.get(stage.name, ONCE)
-            if asked.expected[unit]
+            if np.any(asked.amounts[unit])
         }
         if _asks_itself(asked, stage.name) and not any(chosen.rate.whole for chosen in units.values()):
-            units["call"] = asked.rates.choose(stage.name, "call", where.device, asked.config)
+            units["call"] = asked.rates.choose(stage.name, "call", _devices(asked, where), asked.config)
         shards = 1 if asked.local else stage.shards
         found.append(Need(stage.name, where, joining, units, shards, tuple(dict.fromkeys(after))))
     return tuple(found)
+
+
+def _devices(asked: Asked, where: Machine) -> tuple[str, ...]:
+    """Where a stage's rate may be of: on one machine some stages leave the GPU alone."""
+    return tuple(dict.fromkeys((where.device, CPU))) if asked.local else (where.device,)
 
 
 def _asks_itself(asked: Asked, stage: str) -> bool:
@@ -211,27 +224,40 @@ def amount(asked: Asked, stage: str, unit: str) -> np.ndarray | float:
 
 
 def seconds_of(asked: Asked, need: Need) -> np.ndarray:
-    """Work of a stage in every run, in seconds of one piece that does all of it; float64 [runs]."""
+    """Work of a stage in every run but for waiting, in seconds of one piece that does all of it; float64 [runs]."""
     total = np.zeros(asked.runs)
     for unit, chosen in need.units.items():
         each = asked.draw(f"{need.stage}:{unit}", chosen.seconds)
-        total += amount(asked, need.stage, unit) * each / max(1, need.machine.profile.gpus)
-    return total + _waiting(asked, need.stage)
+        devices = 1 if chosen.rate.device == CPU else max(1, need.machine.profile.gpus)
+        total += amount(asked, need.stage, unit) * each / devices
+    return total
 
 
-def _waiting(asked: Asked, stage: str) -> np.ndarray:
-    """Seconds that a stage waits for servers: latency over concurrency, or the configured rate where that is slower."""
-    total, assumed = np.zeros(asked.runs), asked.rates.assumptions
+def _waiting(asked: Asked, need: Need, shards: int) -> np.ndarray:
+    """Seconds that one of so many shards waits for servers; float64 [runs].
+
+    Latency over concurrency, or the configured rate where that is slower; and together the shards get no more than the
+    server gives one account.
+    """
+    alone, together, assumed = np.zeros(asked.runs), np.zeros(asked.runs), asked.rates.assumptions
     latency, repeated = (asked.draw(name, getattr(assumed, name)) for name in ("latency", "repeated"))
     for call in asked.calls:
-        if call.stage == stage and call.served:
-            each = latency / call.vlm.concurrency
+        if call.stage == need.stage and call.served:
+            each, tokens = latency / call.vlm.concurrency, tokens_in(asked, call.task)
             if call.vlm.requests_per_minute:
                 each = np.maximum(each, 60 / call.vlm.requests_per_minute)
             if call.vlm.tokens_per_minute:
-                each = np.maximum(each, 60 * tokens_in(asked, call.task) / call.vlm.tokens_per_minute)
-            total += call.count * repeated * each
-    return total
+                each = np.maximum(each, 60 * tokens / call.vlm.tokens_per_minute)
+            alone += call.count * repeated * each / shards
+            together += call.count * repeated * tokens
+    limit = asked.draw("tokens_per_minute", assumed.tokens_per_minute) / 60
+    return np.maximum(alone, together / limit * min(shards, places(asked, need.machine)) / shards)
+
+
+def places(asked: Asked, machine: Machine) -> int:
+    """Pods of the machine that can run at a time: the pool's nodes, and the GPUs that there are."""
+    per_pod = machine.profile.gpus
+    return max(1, min(machine.nodes, asked.gpus.count // per_pod)) if per_pod and asked.gpus else machine.nodes
 
 
 def tokens_in(asked: Asked, task: str) -> np.ndarray:
@@ -247,7 +273,7 @@ def steps_of(asked: Asked, need: Need, shards: int | None = None) -> tuple[Step,
     spread = asked.draw("stragglers", assumed.stragglers)[:, None]
     rng = np.random.default_rng([asked.seed, zlib.crc32(f"spread:{need.stage}".encode())])
     factors = np.exp(rng.standard_normal((asked.runs, shards)) * spread - spread**2 / 2)
-    work = seconds_of(asked, need)[:, None] / shards * factors
+    work = (seconds_of(asked, need) / shards + _waiting(asked, need, shards))[:, None] * factors
     where, kept = need.machine, assumed.checkpoint.value if need.stage in SHARDED else math.inf
     name = need.stage if shards == 1 else f"{need.stage} shards"
     made = Step(
