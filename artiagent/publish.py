@@ -18,23 +18,21 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TypeVar
 
 import yaml
-from pydantic import Field, ValidationError
 
 from artiagent.checkpoints import model_name
 from artiagent.config import Config, InputSet, VlmSection
 from artiagent.dataset.card import write_card
 from artiagent.dataset.facts import describe
-from artiagent.exchange import ExchangeError, materialise_all
-from artiagent.exchange.remote import CONNECT_SECONDS, READ_SECONDS, Remote, UnknownStore
+from artiagent.exchange import materialise_all
+from artiagent.exchange.remote import CONNECT_SECONDS, READ_SECONDS
 from artiagent.licences import LAYOUT_LICENCES, licence_of_model, licence_of_text
 from artiagent.parts import CHUNKS, ORIGIN, PARTS
-from artiagent.records import DatasetRef, Record
+from artiagent.pointers import Pointer, PublishError, find_pointer, is_there, keep_pointer, remote_url, told
+from artiagent.records import DatasetRef
 from artiagent.store import home, write_atomic
 
 CONFIG = """\
@@ -52,35 +50,14 @@ CONFIG = """\
 """
 S3_LIMITS = f"    connect_timeout = {CONNECT_SECONDS}\n    read_timeout = {READ_SECONDS}\n"
 JOBS = 2  # files that DVC sends or fetches at a time: it holds up to 500 MB of each of them
-POINTERS = "pointers"  # folder of the repository and of the remote
 ACKNOWLEDGE = (
     "to publish it under those terms all the same, give --acknowledge-noncommercial or set "
     "registry.acknowledge_noncommercial: true"
 )
-T = TypeVar("T")
 _SCAN = 2**24  # bytes of an annotation file at a time
 _OVERLAP = 2**16
 _LICENCE = re.compile(rb'"licen[cs]e"\s*:\s*("(?:[^"\\]|\\.)*"|\d+)')
 _TABLE = re.compile(rb'"licenses"\s*:\s*(\[[^\]]*\])')
-
-
-class Pointer(Record):
-    """Where a published data set is: the object ``md5`` on ``remote``; ``path`` is the DVC file in the repository."""
-
-    kind: str = Field(pattern=r"^[\w.-]+$")
-    digest: str = Field(pattern=r"^[0-9a-f]+$")
-    md5: str = Field(pattern=r"^\w+(\.dir)?$")
-    path: str = Field(pattern=r"^[\w-][\w.-]*\.dvc$")
-    size: int
-    files: int
-    remote: str
-    rows: int = 0
-    acknowledged: dict[str, int] = {}  # restricted licence -> rows, as acknowledged when it was published
-    lineage: dict[str, str] = {}  # run, revision and more of what made it
-
-
-class PublishError(ValueError):
-    """Licences that ask for an acknowledgement; or DVC refused: then the message is its own, with the command."""
 
 
 def publish(dataset: DatasetRef, remote: str, repository: Path | None = None, acknowledged: bool = False) -> Pointer:
@@ -98,7 +75,9 @@ def publish(dataset: DatasetRef, remote: str, repository: Path | None = None, ac
     """
     repository = repository or home() / "datasets"
     url = remote_url(remote)
-    if (known := find_pointer(dataset.digest, repository, url)) is not None and known.remote == url:
+    known = find_pointer(dataset.digest, repository, url)
+    if known is not None and known.remote == url and is_there(known):
+        keep_pointer(known, repository)
         return known
     facts = describe(dataset)
     restricted = facts.licences.restricted()
@@ -113,10 +92,7 @@ def publish(dataset: DatasetRef, remote: str, repository: Path | None = None, ac
         size=entry["size"], files=entry.get("nfiles", 1), remote=url, rows=dataset.rows, acknowledged=restricted,
         lineage=facts.lineage,
     )  # fmt: skip
-    text = pointer.model_dump_json(indent=1).encode()
-    with suppress(UnknownStore):  # of those that DVC alone knows, the pointer stays here
-        _told(lambda: Remote(url).write(f"{POINTERS}/{dataset.digest}.json", text))
-    write_atomic(_pointer_path(repository, dataset.digest), text)
+    keep_pointer(pointer, repository)
     return pointer
 
 
@@ -128,47 +104,14 @@ def pull(pointer: Pointer, repository: Path | None = None) -> Path:
     return repository / pointer.path.removesuffix(".dvc")
 
 
-def find_pointer(digest: str, repository: Path | None = None, remote: str = "") -> Pointer | None:
-    """The pointer of a published digest, or None.
-
-    Looks here first; then, with ``remote``, on that remote, and keeps here what it finds. Raises PublishError when the
-    remote cannot be used.
-    """
-    repository = repository or home() / "datasets"
-    path, url = _pointer_path(repository, digest), remote_url(remote) if remote else ""
-    here = Pointer.model_validate_json(path.read_text()) if path.is_file() else None
-    if not url or (here is not None and here.remote == url):
-        return here
-    with suppress(UnknownStore):
-        data = _told(lambda: Remote(url).read(f"{POINTERS}/{digest}.json"))
-        if data is not None:
-            found = _pointer_of(data, url)
-            write_atomic(path, found.model_dump_json(indent=1).encode())
-            return found
-    return here
-
-
-def pointers(repository: Path | None = None) -> list[Pointer]:
-    """All pointers that are here, by digest."""
-    found = sorted(((repository or home() / "datasets") / POINTERS).glob("*.json"))
-    return [Pointer.model_validate_json(path.read_text()) for path in found]
-
-
-def pointers_at(remote: str, beginning: str = "") -> list[Pointer]:
-    """Pointers on a remote, of the digests that begin so. Raises PublishError when the remote cannot be used."""
-    url = remote_url(remote)
-    names = sorted(_told(lambda: Remote(url).names(POINTERS)))
-    wanted = [name for name in names if name.endswith(".json") and name.startswith(beginning)]
-    return [_pointer_of(_told(lambda n=name: Remote(url).read(f"{POINTERS}/{n}")), url) for name in wanted]
-
-
 def point_at(pointer: Pointer, repository: Path) -> None:
     """Make the repository one that knows the pointer's remote and its DVC file."""
     configure(repository, pointer.remote)
     entry = {"md5": pointer.md5, "size": pointer.size, "nfiles": pointer.files, "hash": "md5"}
     text = yaml.safe_dump({"outs": [{**entry, "path": pointer.path.removesuffix(".dvc")}]}, sort_keys=False)
-    if not (repository / pointer.path).is_file():
-        write_atomic(repository / pointer.path, text.encode())
+    path = repository / pointer.path
+    if not path.is_file() or path.read_text() != text:
+        write_atomic(path, text.encode())
 
 
 def configure(repository: Path, url: str) -> None:
@@ -183,7 +126,7 @@ def _push(folder: Path, repository: Path, name: str, url: str) -> None:
     It works on links to them in a repository of its own, which a killed predecessor may have left: what that had sent
     is not sent again.
     """
-    _told(lambda: materialise_all(folder))
+    told(lambda: materialise_all(folder))
     work = repository / ".pushing" / name
     shutil.rmtree(work / name, ignore_errors=True)
     modes = {}
@@ -207,23 +150,6 @@ def _link(source: Path, target: Path) -> None:
         os.link(source, target)
     except OSError:  # another file system, or one without links
         shutil.copyfile(source, target)
-
-
-def _pointer_of(data: bytes, url: str) -> Pointer:
-    """As found on a remote: it is where it was found."""
-    try:
-        return Pointer.model_validate_json(data).model_copy(update={"remote": url})
-    except ValidationError as error:
-        raise PublishError(f"{url}/{POINTERS}: holds what is no pointer ({error.errors()[0]['msg']})") from error
-
-
-def _told(act: Callable[[], T]) -> T:
-    try:
-        return act()
-    except UnknownStore:
-        raise
-    except ExchangeError as error:
-        raise PublishError(str(error)) from error
 
 
 def check_publishable(config: Config) -> None:
@@ -300,15 +226,6 @@ def _refusal(subject: str, restricted: list[str]) -> str:
     return (
         f"{subject} holds material that is not free for commercial use or must not be altered:{listing}\n{ACKNOWLEDGE}"
     )
-
-
-def _pointer_path(repository: Path, digest: str) -> Path:
-    return repository / POINTERS / f"{digest}.json"
-
-
-def remote_url(remote: str) -> str:
-    """A DVC address as it is; a folder's absolute path, relative ones counted from the project's home."""
-    return remote.rstrip("/") if "://" in remote else str((home() / Path(remote).expanduser()).resolve())
 
 
 def dvc(repository: Path, *arguments: str) -> None:

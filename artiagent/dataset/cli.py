@@ -1,4 +1,4 @@
-"""Data sets as commands: list, card, export, diff, publish. A set is named by its folder or the start of its digest."""
+"""Data sets as commands: list, card, export, diff, publish, pull, gc. A set is named by its folder or digest."""
 
 from __future__ import annotations
 
@@ -37,6 +37,30 @@ def add_commands(kinds: argparse._SubParsersAction, add: Add) -> None:
     made.add_argument(
         "--acknowledge-noncommercial", action="store_true", help="publish material that is not free for commercial use"
     )
+    _pull_parser(kinds, add)
+    _gc_parser(kinds, add)
+
+
+def _pull_parser(kinds: argparse._SubParsersAction, add: Add) -> None:
+    made = add(kinds, "pull", "fetch a published set, or some of its shards, into a folder", pull)
+    made.add_argument("set", help="beginning of a published digest")
+    made.add_argument("--shards", metavar="N-M,N", help="only these Parquet files, counted from 0, e.g. 0-3,7")
+    made.add_argument("--remote", default="", help="where to look when it was not published from here")
+    made.add_argument("--out", type=Path, required=True, metavar="DIR", help="new or empty folder")
+
+
+def _gc_parser(kinds: argparse._SubParsersAction, add: Add) -> None:
+    made = add(kinds, "gc", "list what no pointer, run or unfinished work refers to; with --yes remove it", gc)
+    made.add_argument("--dry-run", action="store_true", help="only list (the default)")
+    made.add_argument("--yes", action="store_true", help="remove what is listed")
+    made.add_argument("--remote", metavar="URL", help="look on this remote of published sets instead of this machine")
+    made.add_argument("--store", action="store_true", help="look in $ARTIAGENT_STORE instead of this machine")
+    made.add_argument(
+        "--days", type=float, default=1.0, help="leave alone what is younger (default %(default)s; least 1)"
+    )
+    made.add_argument(
+        "--abandon", action="append", default=[], metavar="RUN", help="do not wait for this unfinished run; repeatable"
+    )
 
 
 def list_sets(arguments: argparse.Namespace) -> int:
@@ -56,7 +80,7 @@ def card(arguments: argparse.Namespace) -> int:
     """Print the card, or write it into a folder."""
     from artiagent.dataset.card import CARD, curated_card, write_card
     from artiagent.dataset.known import resolve
-    from artiagent.publish import find_pointer
+    from artiagent.pointers import find_pointer
 
     found = resolve(arguments.set)
     pointer = find_pointer(found.digest)
@@ -100,4 +124,31 @@ def publish(arguments: argparse.Namespace) -> int:
 
     pointer = push(resolve(arguments.set), arguments.remote, acknowledged=arguments.acknowledge_noncommercial)
     print(f"{pointer.kind} {pointer.digest[:16]}: {pointer.files} files, {pointer.size} bytes at {pointer.remote}")
+    return 0
+
+
+def pull(arguments: argparse.Namespace) -> int:
+    """Fetch a set or a part of it; says what is in the folder."""
+    from artiagent.dataset.pull import find_published, parse_shards, pull_set
+
+    shards = parse_shards(arguments.shards) if arguments.shards is not None else None
+    ref = pull_set(find_published(arguments.set.lower(), arguments.remote), arguments.out, shards)
+    print(f"{ref.kind} {ref.digest[:16]}: {ref.rows} rows in {ref.shards} files, {ref.uri}")
+    return 0
+
+
+def gc(arguments: argparse.Namespace) -> int:
+    """List what nothing refers to; remove it when told to."""
+    from artiagent.dataset.garbage import collect, listing, survey
+
+    if arguments.yes and arguments.dry_run:
+        raise ValueError("--dry-run lists, --yes removes: give one of them")
+    if arguments.remote and arguments.store:
+        raise ValueError("--remote and --store are two places: give one of them")
+    found = survey(arguments.remote, arguments.store, arguments.days, arguments.abandon)
+    print(listing(found))
+    if arguments.yes:
+        print(f"removed: {collect(found)} bytes")
+    elif found.garbage:
+        print("nothing was removed; --yes removes it")
     return 0

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from artiagent.publish import Pointer, find_pointer, pointers, pull
+from artiagent.pointers import Pointer, find_pointer, pointers
+from artiagent.publish import pull
 from artiagent.records import DatasetRef
 from artiagent.store import MANIFEST, home, open_dataset
 

@@ -16,7 +16,7 @@ from typing import Any
 from artiagent.dataset.card import write_card
 from artiagent.dataset.files import appearing
 from artiagent.exchange.remote import ExchangeError, Remote, checked, each
-from artiagent.publish import Pointer, PublishError, pointers, pointers_at
+from artiagent.pointers import Pointer, PublishError, object_name, pointers, pointers_at
 from artiagent.records import SCHEMA_VERSION, DatasetRef, stable_hash
 from artiagent.store import MANIFEST, StoreError, file_sha256, open_dataset, read_json, write_atomic
 
@@ -82,11 +82,6 @@ def pull_set(pointer: Pointer, out: Path, shards: tuple[int, ...] | None = None)
 def objects_of(listing: bytes) -> dict[str, str]:
     """File -> md5 of a folder's DVC listing. Raises ExchangeError for names outside the folder."""
     return {checked(entry["relpath"]): checked(entry["md5"]) for entry in json.loads(listing)}
-
-
-def object_name(md5: str) -> str:
-    """Where DVC keeps the object on a remote."""
-    return f"files/md5/{md5[:2]}/{md5[2:]}"
 
 
 def _objects(remote: Remote, pointer: Pointer) -> dict[str, str]:

@@ -8,8 +8,10 @@ files come at once, the Parquet files of the manifest when they are read (`parqu
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
+from contextlib import suppress
 from pathlib import Path
 from secrets import token_hex
 from threading import Lock
@@ -53,6 +55,7 @@ def fetch(ref: Any) -> Any:
     """
     if not _travels(ref):
         return ref
+    _used(ref.uri)
     if (name := store_name(ref.uri)) is None:
         return input_here(ref) if isinstance(ref, CheckpointRef) else ref
     if (store := open_store()) is None:
@@ -81,6 +84,7 @@ def send(ref: Any) -> Any:
     Returns the reference. Raises ExchangeError when files of it are neither here nor there.
     """
     folder = Path(ref.uri) if _travels(ref) and store_name(ref.uri) else None
+    _used(ref.uri if folder else "")
     if folder is not None and folder.is_dir() and (store := open_store()) is not None:
         send_folder(store / f"store/{store_name(ref.uri)}", folder)
     return ref
@@ -109,7 +113,7 @@ def complete(remote: Remote) -> Listing:
     if (listing := listing_of(remote)) is None:
         raise ExchangeError(
             f"{remote.url}: not there, or not complete (no {LISTING}); the machine that made it must use the same "
-            "ARTIAGENT_STORE: run that stage again, or 'artiagent data send FOLDER' there"
+            "ARTIAGENT_STORE: run that stage again with it"
         )
     return listing
 
@@ -256,6 +260,13 @@ def _travels(ref: Any) -> bool:
     if isinstance(ref, DatasetRef):
         return bool(ref.uri) and not ref.kind.endswith(PART_KIND)
     return isinstance(ref, CheckpointRef) and bool(ref.uri)
+
+
+def _used(uri: str) -> None:
+    """Note on a derived folder that it is in use: garbage collection leaves alone what was used lately."""
+    if store_name(uri):
+        with suppress(OSError):
+            os.utime(uri)
 
 
 def _identity(ref: DatasetRef | CheckpointRef) -> str:

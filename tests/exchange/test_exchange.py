@@ -2,17 +2,18 @@
 
 import json
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from artiagent import exchange
 from artiagent.checkpoints import checkpoint_ref
-from artiagent.exchange import ExchangeError
+from artiagent.exchange import ExchangeError, materialise
 from artiagent.exchange.remote import Remote, checked
 from artiagent.records import CheckpointRef, DatasetRef, Record
 from artiagent.shards import Shard
-from artiagent.store import MANIFEST, DatasetWriter, Row, dataset_dir, open_dataset, read_rows
+from artiagent.store import MANIFEST, DatasetWriter, Row, StoreError, dataset_dir, open_dataset, read_rows
 
 ROWS = 12
 
@@ -77,6 +78,28 @@ def test_a_data_set_travels_and_its_files_come_when_they_are_read(machine, store
     assert first.key == "k000" and not (folder / "things-00001-of-00002.parquet").exists()
     assert content(got) == rows
     assert exchange.fetch(ref) == got  # here by now
+
+
+def test_several_readers_fetch_a_file_once(machine, store, monkeypatch):
+    machine("a")
+    ref = made()
+    exchange.send(ref)
+    machine("b")
+    folder = Path(exchange.fetch(ref).uri)
+    fetched, download = [], Remote.download
+    monkeypatch.setattr(
+        Remote, "download", lambda self, name, *rest: (fetched.append(name), download(self, name, *rest))
+    )
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda _: materialise(folder, "things-00000-of-00002.parquet"), range(4)))
+    assert fetched == ["things-00000-of-00002.parquet"]
+    with pytest.raises(ExchangeError, match="neither its manifest nor a part names other.parquet"):
+        materialise(folder, "other.parquet")
+    with pytest.raises(ExchangeError, match="remote name"):
+        materialise(folder, "../manifest.json")
+    (folder / "origin.json").unlink()
+    with pytest.raises(StoreError, match="things-00001-of-00002.parquet: missing"):
+        content(ref.model_copy(update={"uri": str(folder)}))
 
 
 def test_models_and_folders_without_a_manifest_come_whole(machine, store):

@@ -13,7 +13,8 @@ import pytest
 
 from artiagent.dataset.pull import find_published, parse_shards, pull_set
 from artiagent.exchange import ExchangeError
-from artiagent.publish import PublishError, find_pointer, publish, pull
+from artiagent.pointers import PublishError, find_pointer
+from artiagent.publish import publish, pull
 from artiagent.records import Pair
 from artiagent.store import DatasetWriter, Row, dataset_dir, open_dataset, read_rows
 
