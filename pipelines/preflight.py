@@ -67,23 +67,29 @@ def check(config: Config, stack: Stack) -> None:
     On every stack: names of profiles, keys of agents, gated models, the tracking server and the object stores. On a
     stack whose stages are pods also whether profiles suit stages and pools, and whether pods reach what they need.
     """
-    problems = name_problems(config.scale, placement.declared(), [stage.name for stage in stages(config)])
+    names = [stage.name for stage in stages(config)]
+    problems = name_problems(config.scale, placement.declared(), names)
     remote = stack.orchestrator.flavor == KUBERNETES and not stack.orchestrator.config.is_local
     if remote and not problems:
-        problems += need_problems(config, placement.declared(), [stage.name for stage in stages(config)])
+        problems += need_problems(config, placement.declared(), names)
         problems += _pool_problems(config)
     try:
         around = surroundings(stack, remote)
-    except ConfigError as error:
-        raise ConfigError("\n".join([*problems, str(error)])) from error
+    except ConfigError as error:  # of what is around nothing more can be said
+        _refuse([*problems, str(error)])
+        raise
     problems += _missing_secrets(config, around)
     if remote:
         problems += _out_of_reach(config, stack, around)
     with ThreadPoolExecutor(8) as pool:
         for found in pool.map(lambda ask: ask(), list(_questions(config, stack, around))):
             problems += found
-    if problems := list(dict.fromkeys(filter(None, problems))):
-        raise ConfigError("\n".join(problems))
+    _refuse(problems)
+
+
+def _refuse(problems: list[str]) -> None:
+    if told := list(dict.fromkeys(filter(None, problems))):
+        raise ConfigError("\n".join(told))
 
 
 def surroundings(stack: Stack, remote: bool) -> Surroundings:
@@ -110,7 +116,8 @@ def surroundings(stack: Stack, remote: bool) -> Surroundings:
 def _pool_problems(config: Config) -> Iterator[str]:
     """Of the profiles that no stage names: of the pod that starts the others, and of joining shards."""
     declared = placement.declared()
-    for name in (ORCHESTRATOR, placement.profile_name(placement.DEFAULT, config.scale)):
+    named = {placement.profile_name(stage.name, config.scale) for stage in stages(config)}
+    for name in {ORCHESTRATOR, placement.profile_name(placement.DEFAULT, config.scale)} - named:
         yield declared.why_none(declared.profile(name))
 
 

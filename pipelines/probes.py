@@ -11,6 +11,7 @@ import os
 import urllib.error
 import urllib.request
 from collections.abc import Iterable, Mapping
+from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlsplit
 
@@ -91,6 +92,7 @@ def bucket(url: str, variables: Mapping[str, str], endpoint: str = "") -> str:
         return f"{url}: S3 needs packages that are not installed; uv pip install 'artiagent[cluster]'"
     parts = urlsplit(url)
     session = botocore.session.Session()
+    session.register_component("data_loader", _descriptions())
     if key := variables.get("AWS_ACCESS_KEY_ID"):
         session.set_credentials(key, variables.get("AWS_SECRET_ACCESS_KEY", ""), variables.get("AWS_SESSION_TOKEN"))
     place = endpoint or variables.get("AWS_ENDPOINT_URL_S3") or variables.get("AWS_ENDPOINT_URL") or None
@@ -138,14 +140,23 @@ def cluster(client: ApiClient, name: str, wanted: Iterable[Wanted]) -> list[str]
             if status == 404:
                 missing.append(f"{what}: the cluster has no Kueue; install it (docs/kubernetes.md), or take queue: out")
                 continue
-            version = group["preferredVersion"]["version"] if status == 200 else "v1beta1"
-            path = f"{KUEUE}/{version}{path.removeprefix(KUEUE)}"  # noqa: PLW2901
+            if status != 200:
+                continue
+            path = f"{KUEUE}/{group['preferredVersion']['version']}{path.removeprefix(KUEUE)}"  # noqa: PLW2901
         status, answer = _got(client, path)
         if status == 404:
             missing.append(f"{what}: not there; {remedy}")
         elif status == 401:
             return [f"Kubernetes cluster {name}: refuses these credentials (401); log in again"]
     return missing
+
+
+@cache
+def _descriptions() -> Any:
+    """AWS's services as botocore describes them: reading them takes longer than asking."""
+    from botocore.loaders import create_loader
+
+    return create_loader()
 
 
 def shown(url: str) -> str:

@@ -19,7 +19,7 @@ import yaml
 from artiagent.config import Config
 from artiagent.run_config import ConfigError, load_config
 from artiagent.scale.profiles import profile_name
-from pipelines import placement
+from pipelines import placement, preflight, probes
 from pipelines.environment import prepare
 from pipelines.stages import section_of, stages, value_of
 
@@ -51,7 +51,7 @@ class Cluster:
                 pass
 
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+        threading.Thread(target=self.server.serve_forever, args=(0.01,), daemon=True).start()
 
     def kubeconfig(self, path):
         name = {"cluster": "c", "user": "u"}
@@ -249,6 +249,21 @@ def test_every_container_finds_its_places(manifests):
         assert variables["MLFLOW_TRACKING_URI"] == "https://mlflow.example.org"
         assert len(variables) == len(container["env"])
         assert {m["mountPath"] for m in container["volumeMounts"]} >= {"/work", "/app"}
+
+
+def test_the_imported_stack_is_checked_as_it_is(on_kubernetes, monkeypatch):
+    from zenml.client import Client
+
+    for name in ("bucket", "mlflow_server", "image"):
+        monkeypatch.setattr(probes, name, lambda *_: "")
+    monkeypatch.setattr(probes, "cluster", lambda client, name, wanted: [w.what for w in wanted])
+    with pytest.raises(ConfigError) as error:
+        preflight.check(PAPER, Client().active_stack)
+    lines = str(error.value).splitlines()
+    assert [line for line in lines if "HF_TOKEN is not set" in line]
+    assert [line for line in lines if line.startswith("ZenML store sqlite:")]
+    asked = ["namespace artiagent", "service account artiagent-orchestrator", "service account artiagent-step"]
+    assert lines[-5:] == [*asked, "Kueue queue artiagent-gpu in artiagent", "priority class artiagent-run"]
 
 
 def test_a_shared_volume_holds_home_and_models(monkeypatch):
