@@ -365,4 +365,5 @@ def test_the_commands_of_the_compiled_pipeline_make_what_the_library_makes(tmp_p
     assert json.loads(files["curate-shard-2", "part"].read_text())["kind"] == "curated-part"
     record = json.loads(next((home_of_tasks / "runs").glob("*/run.json")).read_text())
     assert record["finished"] and record["revision"] == bundle.revision
+    assert (tmp_path / "code" / "steps" / "__pycache__").is_dir()  # the archive's code ran, not the checkout's
     assert (tmp_path / "store" / "runs" / record["name"] / "report.html").is_file()

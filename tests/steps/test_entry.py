@@ -8,7 +8,7 @@ import signal
 import pytest
 import yaml
 
-from artiagent.records import CheckpointRef, DatasetRef, Prediction
+from artiagent.records import CheckpointRef, DatasetRef, Prediction, stable_hash
 from artiagent.store import DatasetWriter, Row
 from pipelines.environment import prepare
 
@@ -25,17 +25,20 @@ ROW = Prediction(
 PAPER = str(ROOT / "configs" / "paper.yaml")
 
 
+def digest_of(folder):
+    return stable_hash(str(folder), length=64)
+
+
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """A home of its own with a configuration and the references that `plan` takes."""
-    monkeypatch.setenv("ARTIAGENT_HOME", str(tmp_path / "home"))
+    """A configuration and the references that `plan` takes; contents of its own, as the tests share a home."""
     monkeypatch.setenv("ARTIAGENT_RUN", "")
     for name in ("ARTIAGENT_STORE", "MLFLOW_TRACKING_URI"):
         monkeypatch.delenv(name, raising=False)
     config = Config(profile=f"entry-{tmp_path.name}")
     (tmp_path / "c.yaml").write_text(yaml.safe_dump({"parameters": {"config": config.model_dump(mode="json")}}))
     for name in ("scenes", "inputs"):
-        ref = DatasetRef(kind=name, uri=str(tmp_path), digest="1" * 64, rows=1)
+        ref = DatasetRef(kind=name, uri=str(tmp_path), digest=digest_of(tmp_path), rows=1)
         (tmp_path / f"{name}.json").write_text(ref.model_dump_json())
     (tmp_path / "vlm.json").write_text(CheckpointRef(name="vlm", uri=str(tmp_path), sha256="2" * 64).model_dump_json())
     return tmp_path
@@ -66,9 +69,9 @@ def run(folder, stage="plan", *more, scenes="scenes.json", out="jobs.json", name
 def test_a_stage_reads_files_and_writes_what_the_step_would(folder, planner):
     assert run(folder) == 0
     jobs = DatasetRef.model_validate_json((folder / "jobs.json").read_text())
-    assert planner == [(0, "1" * 64, 8)]
+    assert planner == [(0, digest_of(folder), 8)]
     assert jobs.kind == "jobs" and jobs.summary["lineage.run"] == "first" and jobs.summary["seconds"] >= 0
-    assert jobs.summary["lineage.data"] == f"scenes:{'1' * 64}"
+    assert jobs.summary["lineage.data"] == f"scenes:{digest_of(folder)}"
     client = connect()
     experiment_id = experiment(client, f"entry-{folder.name}")
     logged = client.get_run(find_run(client, experiment_id, "first", "plan"))
