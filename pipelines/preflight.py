@@ -153,6 +153,11 @@ def _out_of_reach(config: Config, stack: Stack, around: Surroundings) -> Iterato
     from zenml.client import Client
 
     name = stack.name
+    if not (stack.orchestrator.config.incluster or stack.orchestrator.connector):
+        yield (
+            f"stack {name}: the pod that starts the others finds no kubeconfig; "
+            f"zenml orchestrator update {stack.orchestrator.name} --incluster=true"
+        )
     if stack.container_registry is None:
         yield (
             f"stack {name}: no container registry, from which pods take their image; zenml container-registry register "

@@ -289,6 +289,11 @@ def test_fractions_are_spelled_as_kubernetes_and_kfp_take_them():
     assert placement.resources(profile) == {"cpu": "500m", "memory": "1536Mi", "ephemeral-storage": "40Gi"}
 
 
+def test_the_images_have_the_user_that_pods_run_as():
+    for place in sorted((ROOT / "infra/images").glob("*.Dockerfile")):
+        assert f"USER {placement.USER}:{placement.USER}" in place.read_text().splitlines(), place
+
+
 def test_images_can_be_named(monkeypatch):
     gpu, cpu = (placement.declared().profile(name) for name in ("gpu-1x80gb", "cpu"))
     assert placement.image(gpu, "registry.example.org") == "registry.example.org/artiagent/cuda:0.1.0"

@@ -183,7 +183,8 @@ def kube(url):
 
 def component(flavor, path="", **config):
     config = {"is_local": False, **config}
-    return SimpleNamespace(flavor=flavor, path=path, config=SimpleNamespace(**config), environment={}, secrets=[])
+    more = {"name": f"my-{flavor}", "connector": None, "environment": {}, "secrets": []}
+    return SimpleNamespace(flavor=flavor, path=path, config=SimpleNamespace(**config), **more)
 
 
 @pytest.fixture
@@ -208,7 +209,7 @@ def stack(serve, monkeypatch):
     }.items():  # fmt: skip
         monkeypatch.setenv(name, value)
     orchestrator = component(
-        "kubernetes", kubernetes_context="artiagent", kubernetes_namespace="artiagent",
+        "kubernetes", kubernetes_context="artiagent", kubernetes_namespace="artiagent", incluster=True,
         service_account_name="artiagent-orchestrator", step_pod_service_account_name="artiagent-step",
     )  # fmt: skip
     orchestrator.get_kube_client = lambda: kube(serve(CLUSTER))
@@ -412,6 +413,14 @@ def test_a_cluster_that_is_away(stack, closed):
     stack.orchestrator.get_kube_client = no_way
     (line,) = told(PAPER, stack)
     assert "no way to it (no context artiagent)" in line
+
+
+def test_the_orchestrator_pod_needs_a_way_to_the_cluster(stack):
+    stack.orchestrator.config.incluster = False
+    (line,) = told(PAPER, stack)
+    assert "zenml orchestrator update my-kubernetes --incluster=true" in line
+    stack.orchestrator.connector = "a service connector"
+    preflight.check(PAPER, stack)
 
 
 def test_an_image_that_was_never_pushed(stack, monkeypatch):
