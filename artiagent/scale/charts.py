@@ -9,12 +9,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib.pyplot as plt
-import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-from artiagent.report.charts import ACCENT, INK, SECOND
-from artiagent.scale.plan import Plan
-from artiagent.scale.sweep import Curve
+from artiagent.report.charts import ACCENT, BAD, INK, SECOND
+from artiagent.scale.plan import Plan, Quantiles
+from artiagent.scale.sweep import FAILS, Curve, Point
 
 STAGES, SHARDS = "plan-stages.png", "plan-shards.png"
 
@@ -47,19 +48,33 @@ def _shards(curves: Sequence[Curve]) -> Figure | None:
     drawn = [(c, points) for c in curves if (points := [p for p in c.points if p.hours.p50 is not None])]
     if not drawn:
         return None
-    figure, axes = plt.subplots(1, len(drawn), figsize=(2.6 * len(drawn), 2.7), squeeze=False)
-    for axis, (curve, points) in zip(np.ravel(axes), drawn, strict=True):
-        numbers, median = [p.shards for p in points], [p.hours.p50 for p in points]
-        axis.fill_between(numbers, median, [p.hours.p95 for p in points], color=ACCENT, alpha=0.25, lw=0)
-        axis.plot(numbers, median, color=ACCENT, marker="o", ms=3)
-        axis.axvline(curve.best, color=SECOND, lw=1, ls=":")
-        axis.set(xscale="log", yscale="log", xlabel=f"shards (best: {curve.best})")
-        axis.minorticks_off()
-        axis.set_xticks(numbers[::2], [str(n) for n in numbers[::2]], fontsize=7)
-        axis.set_title(curve.stage, fontsize=9, color=INK)
-        axis.spines[["top", "right"]].set_visible(False)
-    axes[0, 0].set_ylabel("hours, p50 to p95")
+    size = (2.7 * len(drawn), 4.4)
+    figure, axes = plt.subplots(2, len(drawn), figsize=size, squeeze=False, sharex="col")
+    for (time, money), (curve, points) in zip(axes.T, drawn, strict=True):
+        _over_shards(time, points, [p.hours for p in points], curve.best)
+        _over_shards(money, points, [p.money for p in points], curve.best)
+        time.set_title(curve.stage, fontsize=9, color=INK)
+        money.set_xlabel(f"shards (best: {curve.best})", fontsize=8)
+    axes[0, 0].set_ylabel("hours, p50 to p95", fontsize=8)
+    axes[1, 0].set_ylabel("money, p50 to p95", fontsize=8)
+    figure.suptitle("red: 1 % of the runs or more fail there; what is shown are the others", fontsize=8, color=INK)
     return figure
+
+
+def _over_shards(axis: Axes, points: Sequence[Point], values: Sequence[Quantiles], best: int) -> None:
+    numbers, median = [p.shards for p in points], [v.p50 for v in values]
+    axis.fill_between(numbers, median, [v.p95 for v in values], color=ACCENT, alpha=0.25, lw=0)
+    axis.plot(numbers, median, color=ACCENT, lw=1.2)
+    axis.scatter(numbers, median, c=[BAD if p.failed >= FAILS else ACCENT for p in points], s=14, zorder=3)
+    axis.axvline(best, color=SECOND, lw=1, ls=":")
+    axis.set(xscale="log", yscale="log")
+    axis.xaxis.set_minor_locator(NullLocator())
+    axis.set_xticks(numbers[::2], [str(n) for n in numbers[::2]], fontsize=7)
+    axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.yaxis.set_minor_locator(NullLocator())
+    axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.tick_params(labelsize=7)
+    axis.spines[["top", "right"]].set_visible(False)
 
 
 def _saved(figure: Figure, path: Path) -> Path:

@@ -9,10 +9,9 @@ import textwrap
 from collections.abc import Sequence
 
 from artiagent.scale.plan import Plan, Quantiles, RateUsed
-from artiagent.scale.sweep import Curve, Point
+from artiagent.scale.sweep import FAILS, Curve, Point
 
 WIDTH = 120
-FAILS = 0.01  # share of failed runs from which it is told
 BASIS = {"measured": "measured", "run": "measured in a run", "counted": "counted", "assumed": "ASSUMED"}
 
 

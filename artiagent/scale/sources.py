@@ -94,8 +94,8 @@ def _timed_and_counted(
         value=seconds, basis="assumed" if part else "measured",
         source=f"{told}{', extrapolated from a part of the blocks' if part else ''}",
     )  # fmt: skip
-    # The rehearsal scales by weights; those of modulation are used once a row, so that whole blocks cost up to 1.2 times.
-    count = Estimate(value=flops, high=flops * (1.2 if part else 1.0), low=flops, basis="counted", source=took.source)
+    high = 1.2 * flops if part else flops  # it scales by weights, and not all weights meet every token
+    count = Estimate(value=flops, low=flops, high=high, basis="counted", source=took.source)
     return (
         Rate(stage=stage, unit=unit, device=device, seconds=took, settings=timed),
         Rate(stage=stage, unit=unit, device=ANY, flops=count, settings=counted),

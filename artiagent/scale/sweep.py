@@ -19,6 +19,7 @@ from artiagent.scale.work import SHARDED, Asked, Need, cluster_of, needs, places
 RUNS = 100
 NEAR = 1.1  # the smallest number within this factor of the best p95 is taken: every shard is a pod that can fail
 MORE_FAILURES = 0.01  # share of the runs above that of the safest number: a survivor's hours say little
+FAILS = 0.01  # share of failed runs from which a number is pointed out
 LEAST_WORK = 120.0  # seconds of a shard: below, starting it is all that it does
 
 
