@@ -21,7 +21,7 @@ locals {
 
   declared = yamldecode(file(var.file)).pools
   pools = {
-    for name, pool in local.declared : name => merge({ gpu = "", gpus = 0, spot = false }, pool, {
+    for name, pool in local.declared : name => merge({ gpu = "", gpus = 0, spot = false, labels = {} }, pool, {
       taints                                               = [for taint in try(pool.taints, []) : merge({ value = "", effect = "NoSchedule" }, taint)]
     })
   }
