@@ -3,7 +3,7 @@
 python bench/plan.py count      # operations of full fine-tuning and of FLUX.1-dev at full size
 python bench/plan.py pixels     # bytes of a pixel: PNG of the embedded photographs
 python bench/plan.py rates RUN  # rates of a finished run, e.g. runs/nano-1a2b3c4d
-python bench/plan.py validate   # sources of one size predict those of another: CPU seconds, this machine
+python bench/plan.py validate   # two sizes of a chain predict a third: CPU seconds, this machine
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import io
 import json
+import os
 import resource
 import time
 from pathlib import Path
@@ -18,7 +19,7 @@ from tempfile import TemporaryDirectory
 
 ROOT = Path(__file__).resolve().parents[1]
 RATES = ROOT / "bench" / "rates"
-SIZES = (16, 64)
+SIZES = (16, 48, 144)  # sources
 
 
 def count() -> None:
@@ -121,20 +122,38 @@ def rates(run: Path) -> None:
 
 
 def validate() -> None:
-    """Perception to curation at two sizes, one after the other; each predicts the other, stage by stage."""
-    seconds = {size: _chain(size) for size in SIZES}
-    small, large = SIZES
-    print(f"{'stage':<12}{'unit':<8}{f'{small} sources':>14}{f'{large} sources':>14}{'predicted':>12}{'error':>9}")
-    result = {}
-    for stage, (cpu, units) in seconds[large].items():
-        before, few = seconds[small][stage]
-        predicted = before / few * units
-        result[stage] = {"small": before, "large": cpu, "units": [few, units], "predicted": predicted}
-        print(f"{stage:<12}{units:<8}{before:>14.2f}{cpu:>14.2f}{predicted:>12.2f}{predicted / cpu - 1:>+9.1%}")
-    predicted, found = (sum(stage[key] for stage in result.values()) for key in ("predicted", "large"))
-    print(f"{'sum':<12}{'':<8}{'':>14}{found:>14.2f}{predicted:>12.2f}{predicted / found - 1:>+9.1%}")
-    machine = {"sizes": SIZES, "cpu_seconds": result, "date": time.strftime("%Y-%m-%d"), "cores": 2}
-    _write(ROOT / "bench" / "plan.json", machine)
+    """Perception to curation at three sizes: the first two predict the third, as `--rates RUN --rates RUN` does; beside
+    it what the second alone predicts."""
+    from artiagent.scale.estimate import Estimate
+    from artiagent.scale.rates import Rate, RateFile
+    from artiagent.scale.sources import fitted
+
+    chains = [_chain(size) for size in SIZES]
+    files = [
+        RateFile(profile="nano", rates=tuple(
+            Rate(stage=stage, unit="row", device="cpu", amount=units,
+                 seconds=Estimate(value=cpu / units, basis="measured", source="bench/plan.py"))
+            for stage, (cpu, units) in chain.items()
+        ))
+        for chain in chains[:-1]
+    ]  # fmt: skip
+    (fit,) = fitted(files)
+    found = {}
+    for rate, alone in zip(fit.rates, files[-1].rates, strict=True):
+        cpu, units = chains[-1][rate.stage]
+        found[rate.stage] = {
+            "units": [chain[rate.stage][1] for chain in chains], "cpu_seconds": [c[rate.stage][0] for c in chains],
+            "fixed": rate.fixed.value, "each": rate.seconds.value, "measured": cpu,
+            "predicted": rate.fixed.value + rate.seconds.value * units, "by_one_size": alone.seconds.value * units,
+        }  # fmt: skip
+    keys = ("measured", "predicted", "by_one_size")
+    found["sum"] = {key: sum(row[key] for row in found.values()) for key in keys}
+    print(f"{'CPU seconds':<14}" + "".join(f"{key:>14}{'error':>9}" for key in keys[1:]) + f"{'measured':>14}")
+    for stage, row in found.items():
+        errors = "".join(f"{row[key]:>14.1f}{row[key] / row['measured'] - 1:>+9.1%}" for key in keys[1:])
+        print(f"{stage:<14}{errors}{row['measured']:>14.1f}")
+    machine = {"date": time.strftime("%Y-%m-%d"), "command": "python bench/plan.py validate", "sources": SIZES}
+    _write(ROOT / "bench" / "plan.json", machine | {"load": os.getloadavg()[0], "stages": found})
 
 
 def _chain(sources: int) -> dict[str, tuple[float, int]]:

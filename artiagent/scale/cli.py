@@ -24,7 +24,8 @@ EXAMPLES = """examples:
   artiagent plan --config configs/nano.yaml --local --pairs 510 --rates runs/nano-1a2b3c4d
 
 --rates takes a file of rates, the --out of 'artiagent rehearse synthesis' or 'rehearse finetune', or the folder of a
-finished run, whose acceptance rate is then taken, too. What nobody measured comes from infra/assumptions.yaml, with
+finished run, whose acceptance rate is then taken, too; two runs of different sizes tell what a stage begins with from
+what a unit takes. What nobody measured comes from infra/assumptions.yaml, with
 bounds that the simulation draws from, and is marked so. Prices: infra/prices.yaml; check them before you rely on them.
 """
 
@@ -97,10 +98,11 @@ def _alternatives(arguments: argparse.Namespace) -> list[Asked]:
     from artiagent.scale.prices import FILE, load_prices
     from artiagent.scale.profiles import load_profiles
     from artiagent.scale.rates import Rates, load_rates
+    from artiagent.scale.sources import fitted
     from artiagent.scale.work import Asked, Gpus
 
     config = load_config(arguments.config, arguments.set)
-    rates = Rates.load([load_rates(path) for path in arguments.rates])
+    rates = Rates.load(fitted([load_rates(path) for path in arguments.rates]))
     return [
         Asked(
             config=config, stages=stage_list(config), pairs=arguments.pairs, gpus=gpus, declared=load_profiles(),

@@ -42,6 +42,8 @@ class Rate(Section):
         flops: operations of a unit; seconds then follow from what the device is assumed to sustain.
         settings: dotted key -> value that the configuration must have for this rate to hold.
         whole: whether calls to a model in the process are in it.
+        amount: units over which it was measured; 0: unknown.
+        fixed: seconds that every piece begins with, where two sizes told them apart from those of a unit.
     """
 
     stage: str
@@ -51,6 +53,8 @@ class Rate(Section):
     flops: Estimate | None = None
     settings: dict[str, Any] = Field(default_factory=dict)
     whole: bool = False
+    amount: float = Field(default=0, ge=0)
+    fixed: Estimate | None = None
 
     @model_validator(mode="after")
     def _either(self) -> Self:

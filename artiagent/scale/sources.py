@@ -6,9 +6,13 @@ Knows the files those leave. Does not know which rate a plan takes.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from scipy.optimize import nnls
 
 from artiagent.config import Config
 from artiagent.run_config import ConfigError, parse_config, read_parameters
@@ -125,7 +129,8 @@ def rates_of_run(folder: Path) -> RateFile:
         if amount := sum(amounts[unit] for unit in UNITS.get(stage, ONCE)):
             taken = Estimate(value=seconds / amount, basis="run", source=source)
             common = {"device": device if device in CARDS else CPU, "settings": {"profile": config.profile}}
-            rates += [Rate(stage=stage, unit=u, seconds=taken, whole=True, **common) for u in UNITS.get(stage, ONCE)]
+            common |= {"seconds": taken, "amount": amount, "whole": True}
+            rates += [Rate(stage=stage, unit=unit, **common) for unit in UNITS.get(stage, ONCE)]
     pairs = summary["pairs"]["scored"]["pairs"]
     told = f"{source}: {pairs['accepted']} of {pairs['tried']} pairs"
     return RateFile(
@@ -141,3 +146,36 @@ def units_of_run(config: Config, summary: dict[str, Any]) -> dict[str, float]:
     tried, accepted = (sum(group[key] for group in groups) for key in ("tried", "accepted"))
     items = summary["evaluation"]["n"] + sum(other["n"] for other in summary["evaluation"].get("further", ()))
     return units(config, accepted, accepted / tried, 1.0, items, 0.18)
+
+
+def fitted(files: Sequence[RateFile]) -> list[RateFile]:
+    """Runs of one profile and different sizes as one: what every piece begins with, and what a unit takes.
+
+    A single run cannot tell them apart, and overrates a unit the more, the smaller it was. A line is drawn through the
+    seconds over the units, neither part below zero. Files of other kinds stay; of several runs the last one's
+    acceptance holds.
+    """
+    runs: dict[str, list[RateFile]] = {}
+    for file in files:
+        if file.profile:
+            runs.setdefault(file.profile, []).append(file)
+    others = [file for file in files if not file.profile]
+    return [*others, *(_fit(same) if len(same) > 1 else same[0] for same in runs.values())]
+
+
+def _fit(files: Sequence[RateFile]) -> RateFile:
+    points: dict[tuple[str, str, str], list[Rate]] = {}
+    for rate in (rate for file in files for rate in file.rates):
+        points.setdefault((rate.stage, rate.unit, rate.device), []).append(rate)
+    return files[-1].model_copy(update={"rates": tuple(_line(rates) for rates in points.values())})
+
+
+def _line(rates: Sequence[Rate]) -> Rate:
+    amounts = np.array([rate.amount for rate in rates])
+    if len(set(amounts)) < 2:
+        return rates[-1]
+    taken = amounts * [rate.seconds.value for rate in rates]
+    (fixed, each), _ = nnls(np.stack([np.ones_like(amounts), amounts], axis=1), taken)
+    source = f"{rates[-1].seconds.source}, and {len(rates) - 1} of other sizes"
+    told = {name: Estimate(value=v, basis="run", source=source) for name, v in (("seconds", each), ("fixed", fixed))}
+    return rates[-1].model_copy(update={**told, "amount": float(amounts.max())})

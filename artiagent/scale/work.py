@@ -224,13 +224,19 @@ def amount(asked: Asked, stage: str, unit: str) -> np.ndarray | float:
 
 
 def seconds_of(asked: Asked, need: Need) -> np.ndarray:
-    """Work of a stage in every run but for waiting, in seconds of one piece that does all of it; float64 [runs]."""
+    """Work of a stage in every run, in seconds of one piece that does all of it: without what pieces begin with, and
+    without waiting; float64 [runs]."""
     total = np.zeros(asked.runs)
     for unit, chosen in need.units.items():
         each = asked.draw(f"{need.stage}:{unit}", chosen.seconds)
         devices = 1 if chosen.rate.device == CPU else max(1, need.machine.profile.gpus)
         total += amount(asked, need.stage, unit) * each / devices
     return total
+
+
+def _starting(need: Need) -> tuple[Chosen, ...]:
+    """Whose fixed seconds every piece begins with: of units that were measured as one, the first."""
+    return tuple(chosen for chosen in need.units.values() if chosen.rate.fixed)[:1]
 
 
 def _waiting(asked: Asked, need: Need, shards: int) -> np.ndarray:
@@ -273,7 +279,8 @@ def steps_of(asked: Asked, need: Need, shards: int | None = None) -> tuple[Step,
     spread = asked.draw("stragglers", assumed.stragglers)[:, None]
     rng = np.random.default_rng([asked.seed, zlib.crc32(f"spread:{need.stage}".encode())])
     factors = np.exp(rng.standard_normal((asked.runs, shards)) * spread - spread**2 / 2)
-    work = (seconds_of(asked, need) / shards + _waiting(asked, need, shards))[:, None] * factors
+    fixed = sum(chosen.rate.fixed.value for chosen in _starting(need))
+    work = (seconds_of(asked, need) / shards + _waiting(asked, need, shards) + fixed)[:, None] * factors
     where, kept = need.machine, assumed.checkpoint.value if need.stage in SHARDED else math.inf
     name = need.stage if shards == 1 else f"{need.stage} shards"
     made = Step(

@@ -15,7 +15,7 @@ from artiagent.config import Config
 from artiagent.run_config import ConfigError, load_config
 from artiagent.scale.cli import add_commands
 from artiagent.scale.rates import Rates, load_rates
-from artiagent.scale.sources import card
+from artiagent.scale.sources import card, fitted
 
 FAST = ("--runs", "20")
 
@@ -81,16 +81,19 @@ def test_a_rehearsal_of_a_part_of_the_blocks_is_no_measurement(tmp_path: Path):
     assert "extrapolated" in here.seconds.source
 
 
-def run_folder(folder: Path, finished: str = "2026-01-01T00:05:00+00:00", cached: bool = False) -> Path:
-    """A run of 100 sources, 300 pairs tried and 240 accepted, in five minutes."""
+def run_folder(
+    folder: Path, finished: str = "2026-01-01T00:05:00+00:00", cached: bool = False, times: int = 1, start: float = 0
+) -> Path:
+    """A run of 100 sources, 300 pairs tried and 240 accepted, in five minutes; or of so many times as much, and what
+    curation begins with."""
     folder.mkdir()
     shutil.copy("configs/nano.yaml", folder / "config.yaml")
-    seconds = {"synthesize": 120.0, "curate": 60.0, "evaluate_base": 20.0, "finetune": 80.0}
+    seconds = {"synthesize": 120.0, "curate": start + 60.0 * times, "evaluate_base": 20.0, "finetune": 80.0}
     record = {
         "name": "nano-0", "started": "2026-01-01T00:00:00+00:00", "finished": finished, "machine": "x86_64, 2 cores",
         "stages": {name: {"digest": "", "cached": cached, "seconds": s} for name, s in seconds.items()},
     }  # fmt: skip
-    pairs = {"tried": 300, "accepted": 240, "benign": 25}
+    pairs = {"tried": 300 * times, "accepted": 240 * times, "benign": 25 * times}
     summary = {"pairs": {"scored": {"pairs": pairs}, "unscored": {}}, "evaluation": {"n": 40, "further": [{"n": 10}]}}
     (folder / "run.json").write_text(json.dumps(record))
     (folder / "summary.json").write_text(json.dumps(summary))
@@ -105,6 +108,19 @@ def test_a_run_is_seconds_per_unit_and_an_acceptance(tmp_path: Path):
     assert seconds["report", "run"] == pytest.approx(300 - 280)  # what no stage took
     assert found.acceptance.value == pytest.approx(0.8)
     assert {rate.seconds.basis for rate in found.rates} == {"run"}
+
+
+def test_two_runs_tell_what_a_stage_begins_with(tmp_path: Path, capsys: pytest.CaptureFixture):
+    """20 s and 60 s per 325 jobs: 80 and 200 s at one and three times the size, so 140 s at twice."""
+    folders = [run_folder(tmp_path / f"nano-{n}", times=n, start=20) for n in (1, 3)]
+    (fit,) = fitted([load_rates(folder) for folder in folders])
+    (curate,) = (rate for rate in fit.rates if rate.stage == "curate")
+    assert (curate.fixed.value, curate.seconds.value) == pytest.approx((20, 60 / 325))
+    rates = [option for folder in folders for option in ("--rates", str(folder))]
+    plan("--local", "--config", "configs/nano.yaml", "--pairs", "480", *rates, "--json", "--runs", "400")
+    (tree,) = json.loads(capsys.readouterr().out)["plans"]
+    curated = next(stage for stage in tree["stages"] if stage["name"] == "curate")
+    assert curated["hours"]["p50"] * 3600 == pytest.approx(140, rel=0.05)
 
 
 @pytest.mark.parametrize("broken", [{"cached": True}, {"finished": ""}])
