@@ -11,6 +11,7 @@ import os
 import urllib.error
 import urllib.request
 from collections.abc import Iterable, Mapping
+from copy import deepcopy
 from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlsplit
@@ -130,6 +131,7 @@ def cluster(client: ApiClient, name: str, wanted: Iterable[Wanted]) -> list[str]
 
     What the cluster does not let us see is not judged.
     """
+    client = _once(client)
     status, answer = _got(client, "/version")
     if status != 200:
         return [f"Kubernetes cluster {name}: {answer}; check 'kubectl --context {name} get nodes'"]
@@ -184,6 +186,15 @@ def _asked(url: str, headers: Mapping[str, str] | None = None, body: bytes | Non
     except (OSError, ValueError) as error:
         reason = getattr(error, "reason", error)
         return 0, f"cannot be reached ({'no answer' if isinstance(reason, TimeoutError) else reason})"
+
+
+def _once(client: ApiClient) -> ApiClient:
+    """The client, but one that gives up at the first try."""
+    from kubernetes.client import ApiClient
+
+    configuration = deepcopy(client.configuration)
+    configuration.retries = 0
+    return ApiClient(configuration)
 
 
 def _got(client: ApiClient, path: str) -> tuple[int, Any]:

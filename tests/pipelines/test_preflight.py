@@ -176,9 +176,7 @@ def test_images(serve):
 def kube(url):
     from kubernetes.client import ApiClient, Configuration
 
-    configuration = Configuration(host=url)
-    configuration.retries = 0
-    return ApiClient(configuration)
+    return ApiClient(Configuration(host=url))
 
 
 def component(flavor, path="", **config):
@@ -402,7 +400,11 @@ def test_what_the_cluster_does_not_show_is_not_judged(stack, serve):
     preflight.check(PAPER, stack)
 
 
-def test_a_cluster_that_is_away(stack, closed):
+def test_a_cluster_that_is_away(stack, closed, silent, monkeypatch):
+    monkeypatch.setattr(probes, "SECONDS", 0.3)
+    started = time.monotonic()
+    assert "cannot be reached" in probes.cluster(kube(silent), "artiagent", [])[0]
+    assert time.monotonic() - started < 1
     stack.orchestrator.get_kube_client = lambda: kube(closed)
     (line,) = told(PAPER, stack)
     assert "Kubernetes cluster artiagent: cannot be reached" in line
