@@ -78,7 +78,7 @@ def test_no_secret_enters_state_or_files(terraform: Blocks) -> None:
     assert {"secret_string_wo", "secret_string_wo_version"} <= set(version)
     assert {"password_wo", "password_wo_version"} <= set(blocks(terraform, "module")["database"])
     assert not re.search(r"AKIA[0-9A-Z]{16}|-----BEGIN", text)
-    assert {"*.tfvars", "*.tfstate", "backend.hcl", "helm.env"} <= set((FOLDER / ".gitignore").read_text().split())
+    assert {"*.tfvars", "*.tfstate", "backend.hcl"} <= set((FOLDER / ".gitignore").read_text().split())
 
 
 def test_buckets_are_private_encrypted_versioned_and_thrifty(terraform: Blocks) -> None:
