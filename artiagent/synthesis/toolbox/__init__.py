@@ -6,12 +6,17 @@ is given, and returns ``Mapped`` or a typed ``NoMapping``; it never raises for a
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 import numpy as np
 from scipy.fft import irfft2, next_fast_len, rfft2
 
 from artiagent.records import PatchMapping, Reason
+from artiagent.synthesis.toolbox.frame import frame
+
+_FEW = 2**15  # distances that are rather looked up than avoided
 
 
 @dataclass(frozen=True)
@@ -40,15 +45,16 @@ def mapping(shape: tuple[int, int], targets: np.ndarray, references: np.ndarray)
         raise ValueError(f"targets {targets.shape} and references {references.shape}: expected two arrays [n], equal n")
     cells = shape[0] * shape[1]
     for name, values in (("target", targets), ("reference", references)):
-        if (outside := values[(values < 0) | (values >= cells)]).size:
+        if values.size and not 0 <= values.min() <= values.max() < cells:
+            outside = values[(values < 0) | (values >= cells)]
             got = ", ".join(map(str, outside[:3].tolist()))
             raise ValueError(f"{name} patch {got} outside the grid {shape[0]}x{shape[1]}: expected 0..{cells - 1}")
-    order = np.argsort(targets, kind="stable")
-    ordered = targets[order]
-    if (repeated := ordered[1:][ordered[1:] == ordered[:-1]]).size:
-        got = ", ".join(map(str, np.unique(repeated)[:3].tolist()))
+    ordered = sorted(zip(targets.tolist(), references.tolist(), strict=True))
+    if len(set(first := [target for target, _ in ordered])) < len(first):
+        got = ", ".join(str(target) for target, count in Counter(first).items() if count > 1)
         raise ValueError(f"target patch {got} occurs twice: expected exactly one reference for every target")
-    return PatchMapping(grid=shape, targets=tuple(ordered.tolist()), references=tuple(references[order].tolist()))
+    # All that the record itself would check is checked.
+    return PatchMapping.model_construct(grid=shape, targets=tuple(first), references=tuple(r for _, r in ordered))
 
 
 def nearest(from_indices: np.ndarray, pool: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
@@ -58,6 +64,9 @@ def nearest(from_indices: np.ndarray, pool: np.ndarray, shape: tuple[int, int]) 
     """
     height, width = shape
     cells = height * width
+    if from_indices.size * pool.size <= _FEW and (table := frame(shape).table) is not None:
+        pool = np.sort(pool)
+        return pool[table[from_indices[:, None], pool].argmin(axis=1)] if from_indices.size else from_indices
     taken = np.zeros(shape, dtype=bool)
     taken.flat[pool] = True
     columns = np.flatnonzero(taken.any(axis=0))
@@ -89,9 +98,24 @@ def hits(form: np.ndarray, maps: np.ndarray) -> np.ndarray:
     return np.rint(irfft2(spectrum, s=size)).astype(np.int64)
 
 
+def hits_at(form: np.ndarray, maps: np.ndarray, options: np.ndarray) -> np.ndarray:
+    """``hits`` for the shifts ``options`` [s, 2] alone, all smaller than the grid. Returns int64 [k, s]."""
+    if form.sum() * len(options) > _FEW:
+        return hits(form, maps)[:, options[:, 0], options[:, 1]]
+    height, width = form.shape
+    wide = np.zeros((3 * height, 3 * width, len(maps)), dtype=np.int64)  # no shift leads out of it
+    wide[height : 2 * height, width : 2 * width] = maps.transpose(1, 2, 0)
+    rows, cols = form.nonzero()
+    places = (rows + height) * 3 * width + cols + width
+    return wide.reshape(-1, len(maps))[(options @ (3 * width, 1))[:, None] + places].sum(axis=1).T
+
+
+@lru_cache(maxsize=64)
 def shifts(radius: int) -> np.ndarray:
-    """All (d_row, d_col) with 1 <= L1 <= radius, int64 [s, 2], in a fixed order."""
+    """All (d_row, d_col) with 1 <= L1 <= radius, int64 [s, 2], in a fixed order; not to be written to."""
     span = np.arange(-radius, radius + 1)
     grid = np.stack(np.meshgrid(span, span, indexing="ij"), axis=-1).reshape(-1, 2)
     length = np.abs(grid).sum(axis=1)
-    return grid[(length >= 1) & (length <= radius)]
+    found = grid[(length >= 1) & (length <= radius)]
+    found.flags.writeable = False
+    return found

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from artiagent.config import PlanningSection
-from artiagent.grid import dilate, l1_distance
-from artiagent.synthesis.toolbox import Mapped, NoMapping, hits, mapping, shifts
+from artiagent.synthesis.toolbox import Mapped, NoMapping, hits_at, mapping, shifts
+from artiagent.synthesis.toolbox.frame import frame
 
 
 def add(
@@ -28,17 +28,19 @@ def add(
     Returns:
         ``M = {(r + d, r)}`` for the chosen shift d, pairs that leave the frame dropped; or NoMapping.
     """
-    form = part if copied is None else part & copied
-    if not form.any():
+    bits = frame(part.shape)
+    whole, all_of_it = bits.pack(part), bits.pack(owner)
+    shape = whole if copied is None else whole & bits.pack(copied)
+    if not shape:
         return NoMapping("too_small", "the part covers no patch")
+    form, size = bits.grid(shape), shape.bit_count()
     options, distances = _candidates(part, section)
-    body = owner & ~part
-    reach = dilate(body if body.any() else owner, 1)
+    body = all_of_it & ~whole
+    reach = bits.grow(body or all_of_it, 1)
     # r_self + r_ent + r_other: no patch is part and body, so that one map of counts stands for the three shares.
-    clash = (part | body).astype(int) + (others & ~part)
-    counts = hits(form, np.stack([clash, reach, np.ones_like(clash)]))[:, options[:, 0], options[:, 1]]
-    overlap, contact, inside = counts / form.sum()
-    own_contact = (form & reach).sum() / form.sum()
+    clash = bits.grid(whole | body).astype(int) + bits.grid(bits.pack(others) & ~whole)
+    overlap, contact, inside = hits_at(form, np.stack([clash, bits.grid(reach), np.ones_like(clash)]), options) / size
+    own_contact = (shape & reach).bit_count() / size
     touches = (contact > 0) & (contact >= section.add_contact * own_contact)
     usable = (inside >= section.add_min_visible) & touches & (overlap < 1.5)
     if not usable.any():
@@ -62,10 +64,16 @@ def _candidates(part: np.ndarray, section: PlanningSection) -> tuple[np.ndarray,
         options = shifts(radius)
         distances = np.abs(options).sum(axis=1)
     else:
-        field = l1_distance(np.pad(part, radius))
-        ring = (field >= 1) & (field <= radius)
-        centre = np.round(np.argwhere(part).mean(axis=0)).astype(int)
-        options, distances = np.argwhere(ring) - radius - centre, field[ring]
+        wide = np.zeros([length + 2 * radius for length in part.shape], dtype=bool)
+        wide[radius:-radius, radius:-radius] = part
+        bits = frame(wide.shape)
+        reached = [bits.pack(wide)]
+        for _ in range(radius):
+            reached.append(bits.grow(reached[-1], 1))
+        ring = bits.indices(reached[-1] & ~reached[0])
+        centre = [int(np.round(axis.mean())) + radius for axis in part.nonzero()]
+        options = np.stack([bits.rows[ring] - centre[0], bits.cols[ring] - centre[1]], axis=1)
+        distances = radius + 1 - sum(bits.flat(grown)[ring].astype(int) for grown in reached)
     able = options.any(axis=1) & (np.abs(options) < part.shape).all(axis=1)
     return options[able], distances[able]
 

@@ -25,15 +25,16 @@ def jitter(
         return NoMapping("too_small", f"{cells.size} patches cannot be jittered visibly")
     height, width = part.shape
     rows, cols = np.divmod(cells, width)
+    flat = owner.ravel()
     references, open_ = cells.copy(), np.ones(cells.size, dtype=bool)
     for _ in range(attempts):
         noise = np.round(rng.normal(0, sigma, size=(2, cells.size))).astype(int)
         r, c = rows + noise[0], cols + noise[1]
-        inside = (r >= 0) & (r < height) & (c >= 0) & (c < width)
-        hit = open_ & inside & owner[r.clip(0, height - 1), c.clip(0, width - 1)]
-        references[hit] = (r * width + c)[hit]
+        nearby_r, nearby_c = np.minimum(np.maximum(r, 0), height - 1), np.minimum(np.maximum(c, 0), width - 1)
+        last = nearby_r * width + nearby_c
+        hit = open_ & (nearby_r == r) & (nearby_c == c) & flat[last]
+        references[hit] = last[hit]
         open_ &= ~hit
-        last = r.clip(0, height - 1) * width + c.clip(0, width - 1)
         if not open_.any():
             break
     if open_.any() and owner.any():

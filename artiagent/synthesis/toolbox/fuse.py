@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from artiagent.config import PlanningSection
-from artiagent.grid import dilate, indices_of, l1_distance
 from artiagent.synthesis.toolbox import Mapped, NoMapping, mapping, nearest, shifts
+from artiagent.synthesis.toolbox.frame import Frame, frame
 
 _LEAST = 4  # patches of a fusion
 
@@ -20,20 +20,21 @@ def fuse(
     takes nothing back. Both make the fusions of one pair of entities differ. ``core`` marks the patches that are mostly
     object: only they are borrowed, or slabs of background would come along.
     """
-    overlap = a & b
-    if overlap.sum() < section.fuse_min_overlap:
-        return NoMapping("no_candidate", f"the entities share {int(overlap.sum())} patches")
-    if overlap.sum() / min(a.sum(), b.sum()) > section.fuse_max_containment:
+    bits = frame(a.shape)
+    one, two = bits.pack(a), bits.pack(b)
+    overlap = one & two
+    if overlap.bit_count() < section.fuse_min_overlap:
+        return NoMapping("no_candidate", f"the entities share {overlap.bit_count()} patches")
+    if overlap.bit_count() / min(one.bit_count(), two.bit_count()) > section.fuse_max_containment:
         return NoMapping("no_candidate", "one entity nearly contains the other")
-    foreground = a | b
     radius = section.fuse_radius + int(rng.integers(-section.fuse_spread, section.fuse_spread + 1))
-    band = dilate(overlap, max(1, radius)) & foreground
-    nearer = np.sign(l1_distance(b & ~a) - l1_distance(a & ~b)).ravel()  # 1: to A\B, -1: to B\A, 0: tie
+    band = bits.grow(overlap, max(1, radius)) & (one | two)
+    sides = _Sides(bits, one, two, band, bits.pack(core))
     borrowed: list[tuple[bool, dict[int, int], int]] = []  # from a?, pairs, how many the offset served
-    for region in _voronoi(band, section.fuse_seeds):
-        side, from_a = _opposite_side(int(nearer[region[0]]), a, b, band)
-        if (side & core).any():
-            references, shared = _offset_references(region, side & core, section.fuse_offset, band.shape)
+    for region in _voronoi(bits, bits.indices(band), section.fuse_seeds):
+        side, from_a = sides.opposite(int(region[0]))
+        if side:
+            references, shared = _offset_references(bits, region, side, section.fuse_offset)
             borrowed.append((from_a, dict(zip(region.tolist(), references.tolist(), strict=True)), shared))
     if rng.random() < section.fuse_one_sided:
         giver = bool(rng.random() < 0.5)
@@ -51,48 +52,60 @@ def fuse(
     return Mapped(mapping(a.shape, targets, references), moved / len(pairs), params)
 
 
-def _voronoi(band: np.ndarray, seeds: int) -> list[np.ndarray]:
-    """Split the band into L1 Voronoi regions of farthest-point seeds; first seed: nearest to the centroid.
+def _voronoi(bits: Frame, cells: np.ndarray, seeds: int) -> list[np.ndarray]:
+    """Split ``cells`` [n] into L1 Voronoi regions of farthest-point seeds; first seed: nearest to the centroid.
 
-    Returns the cells [n] of every region, its seed first.
+    Returns the cells of every region, its seed first.
     """
-    cells = indices_of(band)
-    points = np.argwhere(band)
-    seed = int(np.abs(points - points.mean(axis=0)).sum(axis=1).argmin())
-    distances = np.abs(points - points[seed]).sum(axis=1)[None]
-    chosen = [seed]
-    while len(chosen) < min(seeds, len(points)):
-        chosen.append(int(distances.min(axis=0).argmax()))
-        distances = np.vstack([distances, np.abs(points - points[chosen[-1]]).sum(axis=1)])
-    region_of = distances.argmin(axis=0)
+    rows, cols = bits.rows[cells], bits.cols[cells]
+    seed = int((np.abs(rows - rows.mean()) + np.abs(cols - cols.mean())).argmin())
+    chosen, least = [seed], bits.distances(int(cells[seed]), cells)
+    region_of = np.zeros(len(cells), dtype=np.int64)
+    while len(chosen) < min(seeds, len(cells)):
+        seed = int(least.argmax())
+        distances = bits.distances(int(cells[seed]), cells)
+        region_of[distances < least] = len(chosen)
+        least = np.minimum(least, distances)
+        chosen.append(seed)
     region_of[chosen] = -1
     return [np.concatenate([cells[[seed]], cells[region_of == k]]) for k, seed in enumerate(chosen)]
 
 
-def _opposite_side(nearer: int, a: np.ndarray, b: np.ndarray, band: np.ndarray) -> tuple[np.ndarray, bool]:
-    """Patches a region borrows from, and whether they are A's.
+class _Sides:
+    """What the regions of a band borrow from: sets of patches outside the band, see ``Frame``."""
 
-    Outside the band: B\\A if its seed is nearer to A\\B (1), A\\B if to B\\A (-1); the whole foreground at a tie (0) or
-    if that side is empty.
-    """
-    side = (b & ~a if nearer > 0 else a & ~b) & ~band
-    if nearer == 0 or not side.any():
-        side = (a | b) & ~band
-    return side, nearer <= 0
+    def __init__(self, bits: Frame, a: int, b: int, band: int, core: int) -> None:
+        self.only_a, self.only_b = (bits.indices(side) for side in (a & ~b, b & ~a))
+        self.outside = {1: b & ~a & ~band, -1: a & ~b & ~band, 0: (a | b) & ~band}
+        self.bits, self.core = bits, core
+
+    def opposite(self, seed: int) -> tuple[int, bool]:
+        """Patches that are mostly object, and whether they are A's, for the region of a seed.
+
+        B\\A if the seed is nearer to A\\B, A\\B if to B\\A; the whole foreground at a tie or if that side is empty.
+        """
+        to_a, to_b = (self._distance(seed, cells) for cells in (self.only_a, self.only_b))
+        nearer = (to_b > to_a) - (to_b < to_a)
+        return (self.outside[nearer] or self.outside[0]) & self.core, nearer <= 0
+
+    def _distance(self, seed: int, cells: np.ndarray) -> int:
+        return int(self.bits.distances(seed, cells).min()) if cells.size else self.bits.cells + sum(self.bits.shape)
 
 
-def _offset_references(
-    region: np.ndarray, side: np.ndarray, radius: int, shape: tuple[int, int]
-) -> tuple[np.ndarray, int]:
+def _offset_references(bits: Frame, region: np.ndarray, side: int, radius: int) -> tuple[np.ndarray, int]:
     """References [n] by the best shared offset, else the nearest patch of ``side``; and how many the offset served."""
+    height, width = bits.shape
+    wide = np.zeros((height + 2 * radius, width + 2 * radius), dtype=bool)  # no offset leads out of it
+    wide[radius : radius + height, radius : radius + width] = bits.grid(side)
     options = shifts(radius)
-    rows, cols = np.divmod(region, shape[1])
-    r, c = rows[None] + options[:, :1], cols[None] + options[:, 1:]
-    inside = (r >= 0) & (r < shape[0]) & (c >= 0) & (c < shape[1])
-    valid = inside & side[r.clip(0, shape[0] - 1), c.clip(0, shape[1] - 1)]
+    stride = width + 2 * radius
+    places = (bits.rows[region] + radius) * stride + bits.cols[region] + radius
+    valid = wide.ravel()[(options @ (stride, 1))[:, None] + places]
     best = int(valid.sum(axis=1).argmax())
-    references, served = r[best] * shape[1] + c[best], valid[best]
-    references[~served] = nearest(region[~served], indices_of(side), shape)
+    served = valid[best]
+    references = region + options[best] @ (width, 1)
+    if not served.all():
+        references[~served] = nearest(region[~served], bits.indices(side), bits.shape)
     return references, int(served.sum())
 
 

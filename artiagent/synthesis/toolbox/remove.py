@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from artiagent.grid import dilate, indices_of
 from artiagent.synthesis.toolbox import Mapped, NoMapping, mapping, nearest
+from artiagent.synthesis.toolbox.frame import frame
 
 
 def remove(part: np.ndarray, owner: np.ndarray, same_class: np.ndarray, radius: int) -> Mapped | NoMapping:
@@ -20,15 +20,16 @@ def remove(part: np.ndarray, owner: np.ndarray, same_class: np.ndarray, radius: 
         same_class: patches of all instances of this part class, the part included.
         radius: L1 radius of the neighbourhood.
     """
-    targets = indices_of(part)
-    if not targets.size:
+    bits = frame(part.shape)
+    form = bits.pack(part)
+    if not form:
         return NoMapping("too_small", "the part covers no patch")
-    neighbours = dilate(part, radius) & ~part
-    other = neighbours & ~same_class
-    background = neighbours & ~owner
-    pool = background if 2 * background.sum() > other.sum() else other
-    if not pool.any():
+    neighbours = bits.grow(form, radius) & ~form
+    other = neighbours & ~bits.pack(same_class)
+    background = neighbours & ~bits.pack(owner)
+    kind, pool = ("background", background) if 2 * background.bit_count() > other.bit_count() else ("other", other)
+    if not pool:
         return NoMapping("no_candidate", "nothing around the part to paint it over with")
-    references = nearest(targets, indices_of(pool), part.shape)
-    kind = "background" if pool is background else "other"
+    targets = bits.indices(form)
+    references = nearest(targets, bits.indices(pool), part.shape)
     return Mapped(mapping(part.shape, targets, references), params={"pool": kind})

@@ -1,0 +1,259 @@
+"""The plan of one source: which tools take which parts of its scene, seeded by the scene and the section alone.
+
+Types are assigned so that the four tools balance: each slot goes to the tool that is furthest behind its share among
+those the source can serve, with the others as ranked fall-backs. Knows one scene and the counts of those before it.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+
+from artiagent.config import PlanningSection
+from artiagent.records import Entity, Injection, Job, Part, PatchMapping, Rejection, Scene, Tool, stable_hash
+from artiagent.synthesis.coverage import patch_coverage
+from artiagent.synthesis.toolbox import Mapped, NoMapping, benign, distort
+from artiagent.synthesis.toolbox.add import add
+from artiagent.synthesis.toolbox.frame import Frame, frame
+from artiagent.synthesis.toolbox.fuse import fuse
+from artiagent.synthesis.toolbox.remove import remove
+
+KERNELS = ("shuffle", "jitter", "strip")
+PERIPHERAL, INTERMEDIATE = ("peripheral", "both"), ("intermediate", "both")  # layers of parts, by what tools take
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What the section says, as every source needs it."""
+
+    section: PlanningSection
+    digest: str
+    tools: tuple[Tool, ...]  # that are wanted, in alphabetical order
+    chances: list[float]  # chances[k]: of at most k + 1 artifacts
+
+    @classmethod
+    def of(cls, section: PlanningSection) -> Rules:
+        share = np.asarray(section.artifacts) / sum(section.artifacts)
+        if (share < 0).any():
+            raise ValueError(f"planning.artifacts {section.artifacts}: expected no negative probability")
+        chances = share.cumsum()
+        wanted = tuple(sorted(tool for tool, weight in section.tools.items() if weight > 0))
+        return cls(section, section.digest(), wanted, (chances / chances[-1]).tolist())
+
+
+class Grids(NamedTuple):
+    """A scene on the token grid: bool [h, w] by id of entity or part."""
+
+    frame: Frame
+    entities: dict[str, np.ndarray]
+    parts: dict[str, np.ndarray]
+    solid: dict[str, np.ndarray]  # what an addition copies: patches well covered, or all if few are
+    core: np.ndarray  # patches that are mostly object
+    bits: dict[str, int]  # of entities and parts, see ``Frame``
+    solid_bits: dict[str, int]
+
+    @classmethod
+    def of(cls, scene: Scene, section: PlanningSection, patch: int) -> Grids:
+        parts = [part for entity in scene.entities for part in entity.parts]
+        bodies = (*scene.entities, *parts)
+        share = patch_coverage([body.mask for body in bodies], patch, len(scene.entities)) / patch**2
+        touched = share > 0
+        covered = touched & (share >= section.add_coverage)
+        grid = frame(share.shape[1:])
+        bits = {body.id: number for body, number in zip(bodies, grid.pack_all(touched[:-1]), strict=True)}
+        solid, solid_bits = {}, {}
+        places = range(len(scene.entities), len(bodies))
+        for index, part, well in zip(places, parts, grid.pack_all(covered[places.start : -1]), strict=True):
+            if part.layer in PERIPHERAL:
+                enough = 2 * well.bit_count() >= bits[part.id].bit_count()
+                solid[part.id] = (covered if enough else touched)[index]
+                solid_bits[part.id] = well if enough else bits[part.id]
+        entities = dict(zip((entity.id for entity in scene.entities), touched, strict=False))
+        return cls(
+            grid, entities, dict(zip((part.id for part in parts), touched[places.start :], strict=False)),
+            solid, share[-1] >= 0.5, bits, solid_bits,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A part of an entity, or an overlapping pair of entities, that a tool may take."""
+
+    entity: Entity
+    part: Part | None = None
+    other: Entity | None = None
+    kernel: str = ""
+    own: int = 0  # patches that it will use in any case: with one of them taken there is no need to map it
+    key: tuple[str, str, str] = field(init=False)
+
+    def __post_init__(self) -> None:
+        key = (self.part.id if self.part else self.entity.id, self.other.id if self.other else "", self.kernel)
+        object.__setattr__(self, "key", key)
+
+
+class SourcePlanner:
+    """Plans the variants of one source; ``balance`` is shared by the sources of a lane and counts planned artifacts."""
+
+    def __init__(
+        self,
+        scene: Scene,
+        section: PlanningSection,
+        patch: int,
+        balance: Counter[Tool],
+        rules: Rules | None = None,
+    ) -> None:
+        self.scene, self.section, self.balance = scene, section, balance
+        self.rules = rules or Rules.of(section)
+        self.grids = Grids.of(scene, section, patch)
+        self.rejections: list[Rejection] = []
+        self.options: dict[Tool, list[Candidate]] = {}
+        self.used: set[tuple[Tool, tuple[str, str, str]]] = set()
+
+    def jobs(self) -> Iterator[Job]:
+        variants = self.section.variants
+        for variant in range(variants):
+            seed = self._seed(variant)
+            rng = np.random.default_rng(seed)
+            wanted = 1 + bisect_right(self.rules.chances, rng.random())
+            if injections := self._injections(rng, wanted):
+                yield self._job(variant, seed, injections)
+        if self.section.benign_share > 0:
+            seed = self._seed(variants)
+            rng = np.random.default_rng(seed)
+            if rng.random() < self.section.benign_share and (injection := self._benign(rng)):
+                yield self._job(variants, seed, (injection,))
+
+    def _seed(self, variant: int) -> int:
+        return int(stable_hash(self.section.seed, self.scene.image_sha256, variant, length=15), 16)
+
+    def _job(self, variant: int, seed: int, injections: tuple[Injection, ...]) -> Job:
+        content = stable_hash(*(i.model_dump_json() for i in injections))
+        identity = stable_hash(self.scene.image_sha256, self.rules.digest, variant, content, length=24)
+        return Job(
+            job_id=identity,
+            source_id=self.scene.source_id,
+            group=self.scene.group,
+            scored=self.scene.scored,
+            variant=variant,
+            seed=seed,
+            prompt=self.scene.caption,
+            injections=injections,
+        )
+
+    def _injections(self, rng: np.random.Generator, wanted: int) -> tuple[Injection, ...]:
+        """Up to ``wanted`` injections whose patches, targets and references together, are disjoint."""
+        chosen: list[Injection] = []
+        taken = 0
+        for _ in range(wanted):
+            found = self._one(rng, taken)
+            if found is None:
+                break
+            chosen.append(found[0])
+            taken |= found[1]
+        return tuple(chosen)
+
+    def _one(self, rng: np.random.Generator, taken: int) -> tuple[Injection, int] | None:
+        """An injection that uses none of the patches ``taken``, and those it uses."""
+        for tool in self._ranked_tools(rng):
+            for candidate in self._ranked_candidates(tool, rng):
+                seed = int(rng.integers(2**31))
+                if candidate.own & taken:
+                    continue
+                result = self._map(tool, candidate, lambda seed=seed: np.random.default_rng(seed))
+                if isinstance(result, NoMapping):
+                    self.rejections.append(Rejection(tool=tool, reason=result.reason, detail=result.detail))
+                    continue
+                uses = self._patches(result.mapping)
+                if uses & taken:
+                    continue
+                self.used.add((tool, candidate.key))
+                self.balance[tool] += 1
+                return self._injection(tool, candidate, seed, result), uses
+        return None
+
+    def _patches(self, mapping: PatchMapping) -> int:
+        """Targets and references."""
+        flags = bytearray(self.grids.frame.cells)
+        for patch in (*mapping.targets, *mapping.references):
+            flags[patch] = 1
+        return self.grids.frame.pack(np.frombuffer(flags, np.uint8))
+
+    def _ranked_tools(self, rng: np.random.Generator) -> list[Tool]:
+        """Tools by how far they are behind their share; ties broken by the seed."""
+        tools, wanted = self.rules.tools, self.section.tools
+        order = [tools[i] for i in rng.permutation(len(tools)).tolist()]
+        return sorted(order, key=lambda tool: self.balance[tool] / wanted[tool])
+
+    def _ranked_candidates(self, tool: Tool, rng: np.random.Generator) -> list[Candidate]:
+        """Unused candidates first, otherwise in seeded order."""
+        if tool not in self.options:
+            self.options[tool] = self._candidates(tool)
+        options = self.options[tool]
+        shuffled = [options[i] for i in rng.permutation(len(options)).tolist()]
+        return sorted(shuffled, key=lambda c: (tool, c.key) in self.used)
+
+    def _candidates(self, tool: Tool) -> list[Candidate]:
+        entities, bits = self.scene.entities, self.grids.bits
+        if tool == "fuse":
+            pairs = ((a, b) for i, a in enumerate(entities) for b in entities[i + 1 :])
+            return [Candidate(a, other=b, own=bits[a.id] & bits[b.id]) for a, b in pairs]
+        if tool == "distort":
+            inner = [(e, p) for e in entities for p in e.parts if p.layer in INTERMEDIATE]
+            return [Candidate(e, p, kernel=k, own=bits[p.id]) for e, p in inner for k in KERNELS]
+        own = self.grids.solid_bits if tool == "add" else bits
+        return [Candidate(e, p, own=own[p.id]) for e in entities for p in e.parts if p.layer in PERIPHERAL]
+
+    def _map(self, tool: Tool, c: Candidate, rng: Callable[[], np.random.Generator]) -> Mapped | NoMapping:
+        section, grids, owner = self.section, self.grids, self.grids.entities[c.entity.id]
+        if c.other is not None:
+            return fuse(owner, grids.entities[c.other.id], grids.core, rng(), section)
+        part = grids.parts[c.part.id]
+        if tool == "add":
+            return add(part, owner, self._same_class(c.part), rng(), section, grids.solid[c.part.id])
+        if tool == "remove":
+            return remove(part, owner, self._same_class(c.part) | part, section.remove_radius)
+        if c.kernel == "shuffle":
+            return distort.shuffle(part, rng())
+        if c.kernel == "jitter":
+            return distort.jitter(part, owner, rng(), section.jitter_sigma, section.jitter_attempts)
+        return distort.strip(part, section.strips)
+
+    def _same_class(self, part: Part) -> np.ndarray:
+        """Patches of the other instances of this part class."""
+        grid = np.zeros_like(self.grids.core)
+        for entity in self.scene.entities:
+            for other in entity.parts:
+                if other.name == part.name and other.id != part.id:
+                    grid |= self.grids.parts[other.id]
+        return grid
+
+    def _benign(self, rng: np.random.Generator) -> Injection | None:
+        forms = [(e, p) for e in self.scene.entities for p in e.parts]
+        foreground = np.logical_or.reduce(list(self.grids.entities.values()))
+        for i in rng.permutation(len(forms)):
+            entity, part = forms[i]
+            seed = int(rng.integers(2**31))
+            result = benign.background(self.grids.parts[part.id], foreground, np.random.default_rng(seed))
+            if isinstance(result, Mapped):
+                return self._injection("benign", Candidate(entity, part, kernel="background"), seed, result)
+        return None
+
+    def _injection(self, tool: Tool, c: Candidate, seed: int, result: Mapped) -> Injection:
+        return Injection(
+            tool=tool,
+            kernel=c.kernel,
+            entity=c.entity.name,
+            entity_id=c.entity.id,
+            part=c.part.name if c.part else "",
+            part_id=c.part.id if c.part else "",
+            other_entity=c.other.name if c.other else "",
+            seed=seed,
+            score=round(result.score, 6),
+            mapping=result.mapping,
+            params=result.params,
+        )

@@ -1,0 +1,71 @@
+"""Sets of patches as whole numbers: bit ``row * width + col`` stands for a patch. Unions, overlaps and counts of grids
+of any size then take one operation each; what such a grid needs besides is made once for every shape.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property, lru_cache
+
+import numpy as np
+
+_TABLE = 4096  # patches up to which all distances are held
+
+
+class Frame:
+    """A token grid of ``height`` x ``width`` patches."""
+
+    def __init__(self, height: int, width: int) -> None:
+        self.shape, self.width, self.cells = (height, width), width, height * width
+        self.full = (1 << self.cells) - 1
+        first = sum(1 << row * width for row in range(height))
+        self._not_first, self._not_last = self.full & ~first, self.full & ~(first << width - 1)
+        self._bytes = (self.cells + 7) // 8
+        self.rows, self.cols = np.divmod(np.arange(self.cells), width)
+
+    def pack(self, grid: np.ndarray) -> int:
+        """Bits of a bool grid [h, w]."""
+        return int.from_bytes(np.packbits(grid, bitorder="little").tobytes(), "little")
+
+    def pack_all(self, grids: np.ndarray) -> list[int]:
+        """Bits of every grid of [n, h, w]."""
+        packed = np.packbits(grids.reshape(len(grids), -1), axis=1, bitorder="little")
+        return [int.from_bytes(row.tobytes(), "little") for row in packed]
+
+    def flat(self, bits: int) -> np.ndarray:
+        """Bool [h * w]."""
+        raw = np.frombuffer(bits.to_bytes(self._bytes, "little"), np.uint8)
+        return np.unpackbits(raw, count=self.cells, bitorder="little").view(bool)
+
+    def grid(self, bits: int) -> np.ndarray:
+        """Bool grid [h, w]."""
+        return self.flat(bits).reshape(self.shape)
+
+    def indices(self, bits: int) -> np.ndarray:
+        """Row-major indices of the set patches, ascending, int64 [n]."""
+        return self.flat(bits).nonzero()[0]
+
+    def grow(self, bits: int, radius: int) -> int:
+        """All patches within the L1 distance ``radius``."""
+        for _ in range(radius):
+            sideways = (bits & self._not_last) << 1 | (bits & self._not_first) >> 1
+            bits = (bits | sideways | bits << self.width | bits >> self.width) & self.full
+        return bits
+
+    def distances(self, cell: int, cells: np.ndarray) -> np.ndarray:
+        """L1 distances of ``cells`` [n] from a cell, int64 [n]."""
+        return np.abs(self.rows[cells] - self.rows[cell]) + np.abs(self.cols[cells] - self.cols[cell])
+
+    @cached_property
+    def table(self) -> np.ndarray | None:
+        """L1 distances of all cells from all, [cells, cells] in the smallest type; None for a large grid."""
+        if self.cells > _TABLE:
+            return None
+        steps = [np.arange(length) for length in self.shape]
+        rows, cols = (np.abs(axis[:, None] - axis).astype(np.min_scalar_type(sum(self.shape))) for axis in steps)
+        return (rows[:, None, :, None] + cols[:, None, :]).reshape(self.cells, self.cells)
+
+
+@lru_cache(maxsize=64)
+def frame(shape: tuple[int, int]) -> Frame:
+    """The frame of a grid's shape."""
+    return Frame(*shape)
