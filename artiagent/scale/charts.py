@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from artiagent.report.charts import ACCENT, BAD, INK, SECOND
-from artiagent.scale.plan import Plan, Quantiles
+from artiagent.scale.records import Plan, Quantiles
 from artiagent.scale.sweep import FAILS, Curve, Point
 
 STAGES, SHARDS = "plan-stages.png", "plan-shards.png"

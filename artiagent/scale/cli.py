@@ -12,9 +12,9 @@ from artiagent.orchestration import stage_list
 
 if TYPE_CHECKING:
     from artiagent.config import Config
+    from artiagent.scale.asked import Asked
     from artiagent.scale.estimate import Estimate
     from artiagent.scale.rates import Rates
-    from artiagent.scale.work import Asked
 
 PAIRS = 50_000
 EXAMPLES = """examples:
@@ -95,11 +95,11 @@ def plan(arguments: argparse.Namespace) -> int:
 def _alternatives(arguments: argparse.Namespace) -> list[Asked]:
     """What is asked for each of the ``--gpus``."""
     from artiagent.run_config import load_config
+    from artiagent.scale.asked import Asked, Gpus
     from artiagent.scale.prices import FILE, load_prices
     from artiagent.scale.profiles import load_profiles
     from artiagent.scale.rates import Rates, load_rates
     from artiagent.scale.sources import fitted
-    from artiagent.scale.work import Asked, Gpus
 
     config = load_config(arguments.config, arguments.set)
     rates = Rates.load(fitted([load_rates(path) for path in arguments.rates]))

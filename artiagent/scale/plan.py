@@ -10,101 +10,20 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from scipy.stats import spearmanr
 
-from artiagent.records import Record
 from artiagent.run_config import ConfigError
 from artiagent.scale import demand
+from artiagent.scale.asked import Asked
 from artiagent.scale.estimate import Estimate
 from artiagent.scale.prices import CHECK
 from artiagent.scale.rates import CPU, ROOT
+from artiagent.scale.records import CallPlan, Plan, Quantiles, RateUsed, StagePlan
 from artiagent.scale.simulation import Outcome, simulate
-from artiagent.scale.work import Asked, Machine, Need, amount, cluster_of, needs, steps_of, tokens_in
+from artiagent.scale.work import Machine, Need, amount, cluster_of, needs, steps_of, tokens_in
 
 GB = 1e9
-SHARES = (50, 80, 95)
-
-
-class Quantiles(Record):
-    """Of the simulated runs that ended well; None where none did."""
-
-    p50: float | None
-    p80: float | None
-    p95: float | None
-
-    @classmethod
-    def of(cls, values: np.ndarray) -> Quantiles:
-        kept = values[~np.isnan(values)]
-        found = np.percentile(kept, SHARES) if len(kept) else [None] * 3
-        return cls(**{f"p{share}": None if v is None else float(v) for share, v in zip(SHARES, found, strict=True)})
-
-
-class RateUsed(Record):
-    """A rate of the plan, with its provenance."""
-
-    unit: str
-    amount: float  # p50
-    seconds: Estimate
-
-
-class StagePlan(Record):
-    """A stage. Hours are wall time from its first pod's queueing to its end, joining included."""
-
-    name: str
-    profile: str
-    device: str
-    gpus: int  # of a shard
-    spot: bool
-    shards: int
-    rates: tuple[RateUsed, ...]
-    hours: Quantiles
-    gpu_hours: Quantiles
-    money: Quantiles
-    worked: float  # share of the paid machine time that is work that counted
-    interruptions: float  # a run, mean
-    on_path: float  # share of the runs whose critical path it is on
-
-
-class CallPlan(Record):
-    """Calls of a task to a server."""
-
-    stage: str
-    task: str
-    calls: Quantiles
-    tokens_in: Quantiles
-    tokens_out: Quantiles
-    money: Quantiles
-
-
-class Plan(Record):
-    """Everything that was asked and found. Hours, money in the currency of the prices, storage in 10^9 bytes."""
-
-    config: str
-    profile: str
-    gpus: str
-    pairs: int
-    runs: int
-    seed: int
-    preemption: float
-    retries: int
-    local: bool
-    acceptance: Estimate
-    amounts: dict[str, Quantiles]  # by unit
-    hours: Quantiles
-    gpu_hours: Quantiles
-    money: Quantiles
-    money_by: dict[str, Quantiles]
-    utilisation: float | None  # of the paid GPU time
-    failed: float
-    failed_at: dict[str, float]
-    path: tuple[str, ...]
-    path_share: float
-    stages: tuple[StagePlan, ...]
-    calls: tuple[CallPlan, ...]
-    storage_gb: dict[str, Quantiles]
-    currency: str
-    prices: str
-    rest: dict[str, Estimate]  # what it rests on besides the rates
-    notes: tuple[str, ...]
+ENOUGH = 50  # runs, for a correlation
 
 
 def make_plan(asked: Asked, origin: str) -> Plan:
@@ -136,7 +55,8 @@ def make_plan(asked: Asked, origin: str) -> Plan:
         stages=tuple(_stage(asked, need, accounts[need.stage], outcome) for need in found), calls=calls,
         storage_gb={name: Quantiles.of(value) for name, value in storage.items()}, currency=asked.prices.currency,
         prices=f"{_shown(asked.prices.origin)}, as of {asked.prices.as_of}: {asked.prices.note}",
-        rest=_rest(asked), notes=tuple(_notes(asked, found)),
+        matters=_matters(asked, {"hours": outcome.seconds, "money": sum(by.values())}), rest=_rest(asked),
+        notes=tuple(_notes(asked, found)),
     )  # fmt: skip
 
 
@@ -240,6 +160,19 @@ def _models(asked: Asked) -> Estimate:
         raise ConfigError(f"{asked.rates.assumptions.origin}: model_gb has no {vlm}; add the size of what a run leaves")
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     return Estimate(value=4 * size / GB, basis="counted", source=f"four times {vlm}: weights, gradient and moments")
+
+
+def _matters(asked: Asked, told: dict[str, np.ndarray]) -> dict[str, dict[str, float]]:
+    """Squared rank correlation of every number that was drawn with what came out: what to measure first."""
+    good = ~np.isnan(told["hours"])
+    if good.sum() < ENOUGH:
+        return {}
+    told = {what: values[good] for what, values in told.items()}
+    drawn = {name: values[good] for name, values in asked.drawn.items() if np.ptp(values) > 0}
+    return {
+        name: {what: float(spearmanr(d, v).statistic) ** 2 if np.ptp(v) else 0.0 for what, v in told.items()}
+        for name, d in drawn.items()
+    }
 
 
 def _rest(asked: Asked) -> dict[str, Estimate]:

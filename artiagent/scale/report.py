@@ -8,10 +8,11 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Sequence
 
-from artiagent.scale.plan import Plan, Quantiles, RateUsed
+from artiagent.scale.records import Plan, Quantiles, RateUsed
 from artiagent.scale.sweep import FAILS, Curve, Point
 
 WIDTH = 120
+TOLD, LITTLE = 5, 0.03  # numbers that are named, and the share from which they are
 BASIS = {"measured": "measured", "run": "measured in a run", "counted": "counted", "assumed": "ASSUMED"}
 
 
@@ -19,7 +20,7 @@ def text(plan: Plan, curves: Sequence[Curve] = ()) -> str:
     """The whole plan."""
     parts = [
         _head(plan), _totals(plan), _stages(plan), _path(plan), _calls(plan), _storage(plan), _shards(curves),
-        _basis(plan), _notes(plan),
+        _matters(plan), _basis(plan), _notes(plan),
     ]  # fmt: skip
     return "\n\n".join(part for part in parts if part)
 
@@ -152,6 +153,16 @@ def _point(point: Point) -> str:
 def recommended(curves: Sequence[Curve]) -> str:
     """Lines for a run configuration."""
     return f"scale: {{shards: {{{', '.join(f'{curve.stage}: {curve.best}' for curve in curves)}}}}}"
+
+
+def _matters(plan: Plan) -> str:
+    lines = []
+    for what in ("hours", "money"):
+        ranked = sorted(plan.matters.items(), key=lambda item: -item[1][what])[:TOLD]
+        shown = ", ".join(f"{name} {shares[what]:.0%}" for name, shares in ranked if shares[what] >= LITTLE)
+        if shown:
+            lines.append(textwrap.fill(f"  {what}: {shown}", WIDTH, subsequent_indent="    "))
+    return "\n".join(["measure these first (share of the spread that each explains):", *lines]) if lines else ""
 
 
 def _basis(plan: Plan) -> str:

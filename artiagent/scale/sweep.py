@@ -12,9 +12,11 @@ from dataclasses import replace
 import numpy as np
 
 from artiagent.records import Record
-from artiagent.scale.plan import Quantiles, account
+from artiagent.scale.asked import Asked
+from artiagent.scale.plan import account
+from artiagent.scale.records import Quantiles
 from artiagent.scale.simulation import simulate
-from artiagent.scale.work import SHARDED, Asked, Need, cluster_of, needs, places, seconds_of, steps_of
+from artiagent.scale.work import SHARDED, Need, cluster_of, needs, places, seconds_of, steps_of
 
 RUNS = 100
 NEAR = 1.1  # the smallest number within this factor of the best p95 is taken: every shard is a pod that can fail

@@ -11,6 +11,7 @@ import pytest
 
 from artiagent.config import Config
 from artiagent.run_config import ConfigError, load_config
+from artiagent.scale.asked import Asked, Gpus
 from artiagent.scale.demand import rows_per_job, units
 from artiagent.scale.estimate import Estimate
 from artiagent.scale.plan import make_plan
@@ -18,7 +19,6 @@ from artiagent.scale.prices import load_prices
 from artiagent.scale.profiles import Declared, Pool, Profile, load_profiles
 from artiagent.scale.rates import Rate, RateFile, Rates, load_assumptions
 from artiagent.scale.sweep import sweep
-from artiagent.scale.work import Asked, Gpus
 from pipelines.stages import stages
 
 PAPER = Path("configs/paper.yaml")
@@ -205,6 +205,22 @@ def test_equal_seeds_give_equal_plans():
     one, two, other = (make_plan(paper(runs=20, seed=seed), "") for seed in (3, 3, 4))
     assert one == two
     assert one.hours != other.hours
+
+
+def test_what_explains_the_spread_is_told():
+    """Hours rest on perception alone, which is uncertain; nothing else is drawn but what does not matter to them."""
+    wide = Estimate(value=36, low=18, high=72, source="by hand")
+    known = certain_rates(perceive=36, curate=18)
+    rates = RateFile(
+        rates=(
+            Rate(stage="perceive", unit="image", device="H100", seconds=wide, whole=True),
+            Rate(stage="curate", unit="job", device="H100", seconds=exactly(18), whole=True),
+        )
+    )
+    plan = make_plan(asked("1xH100", 1, 1, rates=Rates(known.assumptions, [rates], []), runs=200), "by hand")
+    assert plan.matters["perceive:image"]["hours"] == pytest.approx(1)
+    assert plan.matters["aspect"]["hours"] < 0.1
+    assert plan.hours.p95 > plan.hours.p50
 
 
 def test_nothing_assumed_is_called_measured():
