@@ -1,4 +1,4 @@
-"""Files of the cluster, parsed. The session's: nothing here writes into the checkout."""
+"""Files of the cluster, parsed. Nothing here writes into the checkout."""
 
 from __future__ import annotations
 
