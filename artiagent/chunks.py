@@ -34,6 +34,13 @@ class Row(Generic[R]):
     images: dict[str, bytes] = field(default_factory=dict)
 
 
+class Extent(Record):
+    """Rows of a file, and its smallest and largest key where they are known: who needs neither need not open it."""
+
+    rows: int
+    keys: tuple[str, str] | None = None
+
+
 def schema(images: tuple[str, ...]) -> pa.Schema:
     """Columns key, record (JSON) and the images."""
     fields = [pa.field("key", pa.string()), pa.field("record", pa.string())]
@@ -109,6 +116,16 @@ def merge(tables: Iterable[pa.Table], target: Path, images: tuple[str, ...]) -> 
     with pq.ParquetWriter(target, schema(images), compression="zstd") as writer:
         for group in _groups(tables):
             writer.write_table(group, row_group_size=group.num_rows)
+
+
+def extent(file: Path) -> Extent:
+    """What a merged file says of itself without being read."""
+    metadata = pq.read_metadata(file)
+    groups = [metadata.row_group(index).column(0).statistics for index in range(metadata.num_row_groups)]
+    if not groups or not all(group is not None and group.has_min_max for group in groups):
+        return Extent(rows=metadata.num_rows)
+    bounds = min(group.min for group in groups), max(group.max for group in groups)
+    return Extent(rows=metadata.num_rows, keys=bounds)
 
 
 def _groups(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:

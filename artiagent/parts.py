@@ -43,6 +43,7 @@ class Part(Record):
     batches: dict[str, int]  # id -> rows, in order
     notes: dict[str, dict[str, Any]]  # of those batches that have one
     digests: list[str]  # of the rows
+    keys: tuple[str, str] | None = None  # smallest and largest
     summary: dict[str, float | int | str]
 
 

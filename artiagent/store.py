@@ -16,7 +16,7 @@ from __future__ import annotations
 import json
 import os
 from bisect import bisect_left
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
@@ -103,8 +103,9 @@ def read_rows(
         record: the record class to parse into.
         images: binary columns to read; None reads all of them, () none.
         wanted: the keys of the rows to parse, or what says so by key; None: all. Row groups without any are not read;
-            with keys (a collection) most of them are known by their bounds.
-        rows: which rows by their place in the whole data set, step 1; None: all. Row groups outside are not read.
+            with keys (a collection) most of them, and whole files, are known by their bounds.
+        rows: which rows by their place in the whole data set, step 1; None: all. Files outside are not opened, row
+            groups outside are not read.
     """
     for key, text, columns in read_json(source, images, wanted, rows):
         yield Row(key, record.model_validate_json(text), columns)
@@ -124,9 +125,15 @@ def read_json(
         raise ValueError(f"rows {rows}: expected a range of step 1")
     chosen = _Chosen(wanted)
     start = 0
-    for shard in sorted(json.loads((directory / MANIFEST).read_text())["files"]):
+    manifest = json.loads((directory / MANIFEST).read_text())
+    for shard in sorted(manifest["files"]):
         if rows is not None and start >= rows.stop:
             return
+        if (extent := manifest.get("extents", {}).get(shard)) is not None:
+            before = rows is not None and start + extent["rows"] <= rows.start
+            if before or not extent["rows"] or not chosen.between(extent["keys"]):
+                start += extent["rows"]
+                continue
         with pq.ParquetFile(local(directory, shard)) as file:
             present = [c for c in file.schema_arrow.names if c not in ("key", "record")]
             columns = present if images is None else list(images)
@@ -153,10 +160,14 @@ class _Chosen:
             return True
         column = group.column(0)
         bounds = column.statistics if column.path_in_schema == "key" else None
-        if bounds is None or not bounds.has_min_max:
-            return bool(self.keys)
-        index = bisect_left(self.keys, bounds.min)
-        return index < len(self.keys) and self.keys[index] <= bounds.max
+        return self.between((bounds.min, bounds.max) if bounds is not None and bounds.has_min_max else None)
+
+    def between(self, bounds: Sequence[str] | None) -> bool:
+        """Whether a wanted key may lie between two, or, where they are not known, anywhere."""
+        if self.keys is None or bounds is None:
+            return self.keys != []
+        index = bisect_left(self.keys, bounds[0])
+        return index < len(self.keys) and self.keys[index] <= bounds[1]
 
 
 def _read_group(

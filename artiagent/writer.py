@@ -10,12 +10,12 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import pyarrow as pa
 
 from artiagent import chunks as files
-from artiagent.chunks import Row
+from artiagent.chunks import Extent, Row
 from artiagent.durable import StoreError, file_sha256, flush, replace, staged
 from artiagent.parts import (
     CHUNKS,
@@ -36,6 +36,14 @@ from artiagent.shards import Shard
 R = TypeVar("R", bound=Record)
 MANIFEST = "manifest.json"
 Summary = dict[str, float | int | str]
+
+
+class Files(NamedTuple):
+    """Of a data set: sha256 by name, the digests of all rows, extents by name."""
+
+    hashes: dict[str, str]
+    digests: list[str]
+    extents: dict[str, Extent]
 
 
 class DatasetWriter(Generic[R]):
@@ -163,12 +171,12 @@ class DatasetWriter(Generic[R]):
             with staged(target, self.chunks) as temporary:
                 files.merge(tables(), temporary, self.images)
                 flush(temporary)
-                digest = file_sha256(temporary)
+                digest, keys = file_sha256(temporary), files.extent(temporary).keys
                 if (self.directory / MANIFEST).is_file():
                     raise StoreError(f"{self.directory}: was finished meanwhile; nothing was changed")
             part = Part(
                 kind=self.kind, file=target.name, sha256=digest, stamp=self.stamp, rows=len(digests), batches=batches,
-                notes=notes, digests=digests, summary=summary or {},
+                notes=notes, digests=digests, keys=keys, summary=summary or {},
             )  # fmt: skip
             write_part(self.directory, shard, part)
         except OSError as error:
@@ -192,7 +200,7 @@ class DatasetWriter(Generic[R]):
         if self.shard:
             raise ValueError(f"shard {self.shard}: a shard is sealed; the writer without one finishes")
         try:
-            names, digests = self._adopt() if self.settled() else self._merge(shards)
+            names, digests, extents = self._adopt() if self.settled() else self._merge(shards)
             ref = DatasetRef(
                 kind=self.kind,
                 uri=str(self.directory),
@@ -201,19 +209,26 @@ class DatasetWriter(Generic[R]):
                 shards=len(names),
                 summary=summary or {},
             )
-            manifest = {"ref": {**ref.model_dump(mode="json"), "uri": ""}, "stamp": self.stamp, "files": names}
+            manifest = {
+                "ref": {**ref.model_dump(mode="json"), "uri": ""}, "stamp": self.stamp, "files": names,
+                "extents": {name: one.model_dump(mode="json") for name, one in extents.items()},
+            }  # fmt: skip
             self.attach(MANIFEST, json.dumps(manifest, indent=1).encode())
             clear(self.directory, set(names))
         except OSError as error:
             raise StoreError(f"{self.directory}: cannot finish the data set ({error}); rerun resumes it") from error
         return ref
 
-    def _adopt(self) -> tuple[dict[str, str], list[str]]:
-        """The sealed shards' files as those of the data set, by name, and the digests of all rows."""
-        digests = [digest for one in self._parts.values() for digest in one.read().digests]
-        return {one.file: one.sha256 for one in self._parts.values()}, digests
+    def _adopt(self) -> Files:
+        """The sealed shards' files as those of the data set."""
+        digests: list[str] = []
+        extents: dict[str, Extent] = {}
+        for part in (one.read() for one in self._parts.values()):
+            digests += part.digests
+            extents[part.file] = Extent(rows=part.rows, keys=part.keys)
+        return Files({one.file: one.sha256 for one in self._parts.values()}, digests, extents)
 
-    def _merge(self, shards: int) -> tuple[dict[str, str], list[str]]:
+    def _merge(self, shards: int) -> Files:
         """All batches in new files, as a stream."""
         taken = {shard.count for shard in self._parts}
         count = next(n for n in range(shards, shards + len(taken) + 1) if n not in taken)
@@ -232,7 +247,7 @@ class DatasetWriter(Generic[R]):
         hashes = {name: file_sha256(self.directory / name) for name in names}
         for name in names:  # the chunks go as soon as the manifest is there
             flush(self.directory / name)
-        return hashes, digests
+        return Files(hashes, digests, {name: files.extent(self.directory / name) for name in names})
 
     def _tables(self, batches: list[str], readers: dict[Shard, PartRows], digests: list[str]) -> Iterator[pa.Table]:
         """Rows of the batches from wherever they are; their digests are added to ``digests``."""
