@@ -243,6 +243,8 @@ def _bring_light(remote: Remote, listing: Listing, target: Path) -> None:
 
 
 def _bring_whole(remote: Remote, listing: Listing, target: Path) -> None:
+    if target.is_dir() and any(target.iterdir()):
+        return  # work under way on this machine
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f".{target.name}.{token_hex(6)}.tmp")
     try:

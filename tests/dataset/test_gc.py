@@ -9,7 +9,8 @@ import pytest
 
 from artiagent.checkpoints import checkpoint_ref
 from artiagent.cli import main
-from artiagent.dataset.garbage import collect, collected, listing, survey
+from artiagent.dataset.garbage import collect, listing, survey
+from artiagent.epoch import epoch
 from artiagent.exchange import fetch
 from artiagent.pointers import Pointer, keep_pointer
 from artiagent.records import DatasetRef, Record
@@ -78,10 +79,10 @@ def test_only_what_nothing_refers_to_goes(home):
     found = survey()
     assert places(found.garbage) == {Path(lost.uri).name, abandoned.name, other.name, left.name}
     assert (found.referenced, found.young, found.held) == (2, 2, ())
-    assert found.garbage == survey().garbage and collected() == ""  # looking changes nothing
-    before = collected()
+    assert found.garbage == survey().garbage and epoch() == ""  # looking changes nothing
+    before = epoch()
     assert collect(found) == sum(g.bytes for g in found.garbage) > 0
-    assert collected() != before
+    assert epoch() != before
     for gone in (Path(lost.uri), beside, abandoned, other, left):
         assert not gone.exists()
     for there in (kept.uri, young.uri, results.uri, going, model):

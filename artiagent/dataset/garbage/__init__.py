@@ -13,18 +13,16 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from secrets import token_hex
 
 from artiagent.dataset.garbage.found import DAY, Garbage, Survey
 from artiagent.dataset.garbage.here import remove, size_of, survey_here
 from artiagent.dataset.garbage.remotes import survey_published, survey_shared
+from artiagent.epoch import begin_epoch
 from artiagent.exchange.folders import LISTING
 from artiagent.exchange.remote import STORE, open_store
 from artiagent.pointers import remote_url
-from artiagent.store import home, write_atomic
 
-__all__ = ["Garbage", "Survey", "collect", "collected", "listing", "survey"]
-_EPOCH = "collected"
+__all__ = ["Garbage", "Survey", "collect", "listing", "survey"]
 
 
 def survey(remote: str | None = None, store: bool = False, days: float = 1.0, abandon: Sequence[str] = ()) -> Survey:
@@ -59,15 +57,9 @@ def collect(found: Survey) -> int:
         elif size_of(Path(one.place))[1] > time.time() - found.days * DAY or not remove(Path(one.place)):
             continue
         removed += one.bytes
-    if removed and found.remote is None:
-        write_atomic(home() / "store" / _EPOCH, token_hex(8).encode())
+    if removed and found.stages:
+        begin_epoch()
     return removed
-
-
-def collected() -> str:
-    """Changes whenever something of this home's store was removed: caches that name its folders are void then."""
-    path = home() / "store" / _EPOCH
-    return path.read_text() if path.is_file() else ""
 
 
 def listing(found: Survey) -> str:

@@ -37,7 +37,8 @@ class Garbage(NamedTuple):
 
 
 class Survey(NamedTuple):
-    """What was found at a place. ``held``: garbage, were it not for unfinished runs; ``young`` is left alone."""
+    """What was found at a place. ``held``: garbage, were it not for unfinished runs; ``young`` is left alone;
+    ``stages``: outputs of stages were looked at, not published sets."""
 
     where: str
     garbage: tuple[Garbage, ...]
@@ -47,3 +48,4 @@ class Survey(NamedTuple):
     young: int
     remote: Remote | None
     days: float
+    stages: bool = True

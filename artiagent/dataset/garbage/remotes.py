@@ -38,7 +38,8 @@ def survey_published(url: str, days: float) -> Survey:
     loose = {name: found for name, found in objects.items() if name not in wanted}
     old = {name: found for name, found in loose.items() if found.modified <= until}
     garbage = [Garbage(f"{url}/{n}", f.size, "an object of no published set", (n,)) for n, f in old.items()]
-    return Survey(url, tuple(garbage), (), {}, len(objects) - len(loose), len(loose) - len(old), remote, days)
+    young = len(loose) - len(old)
+    return Survey(url, tuple(garbage), (), {}, len(objects) - len(loose), young, remote, days, stages=False)
 
 
 def _objects(remote: Remote, pointer: Pointer) -> set[str]:
