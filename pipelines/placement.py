@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from zenml.integrations.kubernetes.flavors.kubernetes_orchestrator_flavor import KubernetesOrchestratorSettings
     from zenml.integrations.kubernetes.pod_settings import KubernetesPodSettings
     from zenml.stack import Stack, StackComponent
+    from zenml.steps import BaseStep
 
 KUBERNETES = "kubernetes"  # flavor of an orchestrator whose stages are pods
 PINNED = "pinned"  # flavor of the step operator that gives a stage devices of this machine
@@ -86,6 +87,11 @@ def options(stage: str, config: Config) -> dict[str, Any]:
         arguments["step_operator"] = operator.name
         arguments["settings"] = {_component(operator): {"devices": devices(profile), "hours": profile.deadline}}
     return arguments
+
+
+def placed(step: BaseStep, config: Config) -> BaseStep:
+    """The step with what its profile asks for on the active stack."""
+    return step.with_options(**options(step.name, config))
 
 
 def pipeline_settings(config: Config) -> dict[str, Any]:
@@ -196,8 +202,8 @@ def place_task(task: PipelineTask, profile: Profile) -> PipelineTask:
         kubernetes.add_pod_label(task, QUEUE, profile.queue)
     kubernetes.set_security_context(task, run_as_user=USER, run_as_group=USER, run_as_non_root=True)
     kubernetes.set_timeout(task, _seconds(profile))
-    for name, value in environment().items():
-        task.set_env_variable(name, value)
+    # At once: kfp's set_env_variable walks the whole call stack for every variable of every task.
+    task.container_spec.env = {**(task.container_spec.env or {}), **environment()}
     return task
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Any
 
 from artiagent.config import Config, VlmSection
 from artiagent.run_config import ConfigError
-from artiagent.scale.profiles import name_problems, need_problems
+from artiagent.scale.profiles import Profile, name_problems, need_problems
 from artiagent.store import checkout
 from pipelines import placement, probes
 from pipelines.placement import KUBERNETES, ORCHESTRATOR, SHARED
 from pipelines.probes import Wanted
-from pipelines.stages import stages
+from pipelines.stages import OTHERS, stages
 
 if TYPE_CHECKING:
     from zenml.stack import Stack
@@ -61,18 +61,21 @@ def server() -> None:
         raise ConfigError(problem)
 
 
-def check(config: Config, stack: Stack) -> None:
+def check(config: Config, stack: Stack, names: Collection[str] = ()) -> None:
     """Everything that a submission can know to go wrong. Raises ConfigError, a line for each problem.
+
+    ``names`` are the stages that will run; none: those of the chain, and others that have a profile.
 
     On every stack: names of profiles, keys of agents, gated models, the tracking server and the object stores. On a
     stack whose stages are pods also whether profiles suit stages and pools, and whether pods reach what they need.
     """
-    names = [stage.name for stage in stages(config)]
-    problems = name_problems(config.scale, placement.declared(), names)
+    chain = [stage.name for stage in stages(config)]
+    names = names or [*chain, *(name for name in OTHERS if name in config.scale.profiles)]
+    problems = name_problems(config.scale, placement.declared(), (*chain, *OTHERS))
     remote = stack.orchestrator.flavor == KUBERNETES and not stack.orchestrator.config.is_local
     if remote and not problems:
         problems += need_problems(config, placement.declared(), names)
-        problems += _pool_problems(config)
+        problems += _pool_problems(config, names)
     try:
         around = surroundings(stack, remote)
     except ConfigError as error:  # of what is around nothing more can be said
@@ -82,7 +85,7 @@ def check(config: Config, stack: Stack) -> None:
     if remote:
         problems += _out_of_reach(config, stack, around)
     with ThreadPoolExecutor(8) as pool:
-        for found in pool.map(lambda ask: ask(), list(_questions(config, stack, around))):
+        for found in pool.map(lambda ask: ask(), list(_questions(config, stack, around, names))):
             problems += found
     _refuse(problems)
 
@@ -113,10 +116,10 @@ def surroundings(stack: Stack, remote: bool) -> Surroundings:
     return Surroundings(True, variables | placement.environment(), secrets)
 
 
-def _pool_problems(config: Config) -> Iterator[str]:
+def _pool_problems(config: Config, stages: Collection[str]) -> Iterator[str]:
     """Of the profiles that no stage names: of the pod that starts the others, and of joining shards."""
     declared = placement.declared()
-    named = {placement.profile_name(stage.name, config.scale) for stage in stages(config)}
+    named = {placement.profile_name(stage, config.scale) for stage in stages}
     for name in {ORCHESTRATOR, placement.profile_name(placement.DEFAULT, config.scale)} - named:
         yield declared.why_none(declared.profile(name))
 
@@ -212,7 +215,9 @@ def _shared(place: str) -> bool:
     return "ARTIAGENT_VOLUME" in os.environ and Path(place).is_relative_to(SHARED)
 
 
-def _questions(config: Config, stack: Stack, around: Surroundings) -> Iterator[Callable[[], list[str]]]:
+def _questions(
+    config: Config, stack: Stack, around: Surroundings, names: Collection[str]
+) -> Iterator[Callable[[], list[str]]]:
     """What servers are to be asked."""
     uri = around.variables.get("MLFLOW_TRACKING_URI", "")
     if uri.startswith("http") and not probes.only_inside(uri) and not (around.remote and probes.is_loopback(uri)):
@@ -221,10 +226,10 @@ def _questions(config: Config, stack: Stack, around: Surroundings) -> Iterator[C
         if not probes.only_inside(endpoint or variables.get("AWS_ENDPOINT_URL_S3", "")):
             yield lambda u=url, v=variables, e=endpoint: [probes.bucket(u, v, e)]
     if around.remote:
-        yield lambda: _cluster_problems(config, stack)
+        profiles = _profiles(config, names)
+        yield lambda: _cluster_problems(stack, {profile.queue for profile in profiles if profile.queue})
         if registry := stack.container_registry:
-            for name in {ORCHESTRATOR, *_profiles(config)}:
-                reference = placement.image(placement.declared().profiles[name], registry.config.uri)
+            for reference in {placement.image(profile, registry.config.uri) for profile in profiles}:
                 yield lambda r=reference: [probes.image(r)]
 
 
@@ -242,7 +247,7 @@ def _buckets(config: Config, stack: Stack, around: Surroundings) -> dict[str, tu
     return found
 
 
-def _cluster_problems(config: Config, stack: Stack) -> list[str]:
+def _cluster_problems(stack: Stack, queues: Collection[str]) -> list[str]:
     orchestrator = stack.orchestrator.config
     space = orchestrator.kubernetes_namespace
     name = orchestrator.kubernetes_context or space
@@ -252,7 +257,7 @@ def _cluster_problems(config: Config, stack: Stack) -> list[str]:
         if account:
             path = f"/api/v1/namespaces/{space}/serviceaccounts/{account}"
             wanted.append(Wanted(path, f"service account {account}", apply))
-    for queue in sorted({q for n in _profiles(config) if (q := placement.declared().profiles[n].queue)}):
+    for queue in sorted(queues):
         path = f"{probes.KUEUE}/namespaces/{space}/localqueues/{queue}"
         wanted.append(Wanted(path, f"Kueue queue {queue} in {space}", f"its pods would wait for ever; {apply}"))
     path = f"/apis/scheduling.k8s.io/v1/priorityclasses/{placement.PRIORITY}"
@@ -267,11 +272,10 @@ def _cluster_problems(config: Config, stack: Stack) -> list[str]:
     return probes.cluster(client, name, wanted)
 
 
-def _profiles(config: Config) -> set[str]:
-    """Names of the profiles that a run uses, those that are declared."""
-    names = (stage.name for stage in stages(config))
+def _profiles(config: Config, names: Collection[str]) -> list[Profile]:
+    """Profiles that a run uses, those that are declared."""
     used = {placement.profile_name(name, config.scale) for name in (*names, placement.DEFAULT)}
-    return used & set(placement.declared().profiles)
+    return [profile for name, profile in placement.declared().profiles.items() if name in {ORCHESTRATOR, *used}]
 
 
 def _agents(config: Config) -> dict[str, VlmSection]:

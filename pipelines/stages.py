@@ -12,6 +12,10 @@ from typing import Any
 from artiagent.config import Config
 
 DIGESTS = "@digests"
+# Of the other pipelines: search, correction, audit, ablation, study, promotion. They may have a profile as well.
+OTHERS = (
+    "search", "correct", "audit", "reconstruct", "render_scenes", "draw_pairs", "train_study", "predict_candidate",
+)  # fmt: skip
 RESULTS = (
     "inputs", "scenes", "jobs", "pairs", "curated", "conversations", "tuned", "predictions_base", "predictions_tuned",
     "evaluation", "reward",

@@ -215,7 +215,7 @@ def need_problems(config: Config, declared: Declared, stages: Collection[str]) -
             problems.append(f"{why} (asked for by {stage})")
         seen.add(profile.name)
     gpus = declared.profile(profile_name("finetune", config.scale)).gpus
-    if gpus and config.sft.processes != gpus:
+    if "finetune" in stages and gpus and config.sft.processes != gpus:
         problems.append(
             f"finetune: sft.processes is {config.sft.processes}, but its profile has {gpus} GPUs; set sft.processes="
             f"{gpus} (one each), or take a profile with {config.sft.processes}"
@@ -232,6 +232,13 @@ def devices_of(config: Config) -> dict[str, dict[str, str]]:
         "evaluate_base": {"evaluation.device": config.evaluation.device},
         "evaluate_tuned": {"evaluation.device": config.evaluation.device},
         "train_reward": {"reward.device": config.reward.device},
+        "search": {"search.device": config.search.device},
+        "correct": {"correction.device": config.correction.device},
+        "audit": {"audit.device": config.audit.device},
+        "reconstruct": {"synthesis.device": config.synthesis.device},
+        "draw_pairs": {"synthesis.device": config.synthesis.device},
+        "train_study": {"sft.device": config.sft.device},
+        "predict_candidate": {"evaluation.device": config.evaluation.device},
     }
     perception = config.perception
     if perception.grounding != "annotations":

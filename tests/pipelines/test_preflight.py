@@ -242,6 +242,11 @@ def test_every_bucket_is_asked_with_what_pods_have(stack, s3, monkeypatch):
     assert [asked[url][1] for url in ("s3://zenml/a", "s3://artiagent/store")] == [s3, ""]
 
 
+def test_only_the_stages_that_run_are_looked_at(stack):
+    preflight.check(scaled(finetune="gpu-1x80gb"), stack, ["plan", "report"])
+    assert "sft.processes" in told(scaled(finetune="gpu-1x80gb"), stack)[0]
+
+
 def test_everything_is_told_at_once(stack, monkeypatch, closed):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", closed)
     monkeypatch.delenv("ARTIAGENT_STORE")
