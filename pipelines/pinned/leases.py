@@ -20,7 +20,7 @@ from artiagent.store import home
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]*")
 PAUSE = 0.1  # seconds between two tries
-TURN = ".turn"  # no name of a device
+DEVICES = "devices"  # the queue of those who take devices
 
 
 class LeaseError(RuntimeError):
@@ -58,12 +58,17 @@ def lock_dir() -> Path:
 
 
 def lease(
-    devices: Sequence[str], count: int, holder: str, seconds: float, waiting: Callable[[], None] = lambda: None
+    devices: Sequence[str],
+    count: int,
+    holder: str,
+    seconds: float,
+    waiting: Callable[[], None] = lambda: None,
+    queue: str = DEVICES,
 ) -> Lease:
     """Take ``count`` of ``devices`` at once, waiting until they are free.
 
-    One taker at a time chooses; it keeps what it has while the rest becomes free, and the others queue behind it. So
-    two takers never hold what the other waits for, and one that needs many is not passed by those that need few.
+    One taker of a queue at a time chooses. One that needs several keeps its turn, and what it has, while the rest
+    becomes free: so two takers never hold what the other waits for, and those that need few do not pass it for ever.
 
     Args:
         devices: names to choose from.
@@ -71,23 +76,24 @@ def lease(
         holder: who has them, for `holders`.
         seconds: how long to wait.
         waiting: called between two tries; what it raises ends the waiting.
+        queue: those who choose from the same devices are in the same queue.
 
     Raises LeaseError when there are fewer devices than asked for, or when the time is over.
     """
     if count > len(devices):
         have = ", ".join(devices) or "none"
         raise LeaseError(f"{holder}: needs {count} devices, this host has {len(devices)} ({have})")
-    if not count:
-        return Lease((), ())
     end = time.monotonic() + seconds
     taken: dict[str, int] = {}
     turn = None
     try:
         while len(taken) < count:
-            if turn is None:
-                turn = _try(TURN)
+            turn = _try(f".{queue}") if turn is None else turn
             if turn is not None:
                 _take_free(devices, count, taken, holder)
+            if turn is not None and count == 1:
+                os.close(turn)
+                turn = None
             if len(taken) < count:
                 if time.monotonic() >= end:
                     raise LeaseError(f"{holder}: no {count} of the devices {', '.join(devices)} for {seconds:.0f} s")

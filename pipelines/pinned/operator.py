@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import signal
 import sys
+import textwrap
 import time
 from pathlib import Path
 from threading import Event, Lock, Thread
@@ -26,7 +27,7 @@ from zenml.utils.time_utils import utc_now
 from artiagent.store import checkout, home
 from pipelines.pinned.crew import Crew, Ended, Job
 from pipelines.pinned.flavor import PinnedConfig, PinnedSettings
-from pipelines.pinned.leases import Lease, LeaseError, device_names, lease
+from pipelines.pinned.leases import DEVICES, Lease, LeaseError, device_names, lease
 
 if TYPE_CHECKING:
     from zenml.config.base_settings import BaseSettings
@@ -122,6 +123,7 @@ class PinnedStep:
         try:
             held = self._lease()
             try:
+                self._go_on()
                 self._start(held, arguments, environment)
             finally:
                 held.release()  # here; the process goes on having it
@@ -129,17 +131,23 @@ class PinnedStep:
             self._end(str(error))
 
     def _lease(self) -> Lease:
-        names, count = device_names(self.config.names), self.settings.devices
-        if not count:  # a turn instead of a device
-            names, count = tuple(f"cpu-{n}" for n in range(self.config.cpu_steps)), 1
-        news = _News(f"{self.name}: waits for {count} of {', '.join(names)}")
+        names, count, queue = device_names(self.config.names), self.settings.devices, DEVICES
+        if not count:  # a place instead of a device
+            names, count, queue = tuple(f".cpu-{n}" for n in range(self.config.cpu_steps)), 1, "places"
 
         def waiting() -> None:
-            if self._cancelled.is_set():
-                raise LeaseError("stopped before it began")
-            news.tell()
+            self._go_on()
+            _waiting.tell()
 
-        return lease(names, count, f"{self.name} of {self.run}", self.settings.hours * 3600, waiting)
+        _waiting.begin(self.name)
+        try:
+            return lease(names, count, f"{self.name} of {self.run}", self.settings.hours * 3600, waiting, queue)
+        finally:
+            _waiting.end(self.name)
+
+    def _go_on(self) -> None:
+        if self._cancelled.is_set():
+            raise LeaseError(f"{self.name}: stopped before it began")
 
     def _start(self, held: Lease, arguments: list[str], environment: dict[str, str]) -> None:
         visible = ",".join(held.devices) if self.settings.devices else ""
@@ -191,20 +199,34 @@ class PinnedStep:
         return f"{self.name}: {what}{last}; see {self.log}"
 
 
-class _News:
-    """A line about waiting, not at once and not too often."""
+class _Waiting:
+    """Steps of this process that wait for devices. Said in one line for all, not at once and not too often."""
 
-    def __init__(self, text: str) -> None:
-        self.text, self.began = text, time.monotonic()
-        self.next = self.began + SAY_AFTER
+    def __init__(self) -> None:
+        self.since: dict[str, float] = {}
+        self.next = 0.0
+        self.lock = Lock()
+
+    def begin(self, step: str) -> None:
+        with self.lock:
+            if not self.since:
+                self.next = time.monotonic() + SAY_AFTER
+            self.since[step] = time.monotonic()
 
     def tell(self) -> None:
-        now = time.monotonic()
-        if now >= self.next:
-            print(f"{self.text}, {now - self.began:.0f} s so far", file=sys.stderr, flush=True)
-            self.next = now + NEWS
+        with self.lock:
+            if (now := time.monotonic()) >= self.next:
+                self.next = now + NEWS
+                longest = now - min(self.since.values())
+                names = textwrap.shorten(", ".join(self.since), 200, placeholder=" ...")
+                print(f"waiting for devices, the longest for {longest:.0f} s: {names}", file=sys.stderr, flush=True)
+
+    def end(self, step: str) -> None:
+        with self.lock:
+            self.since.pop(step, None)
 
 
+_waiting = _Waiting()
 _steps: dict[UUID, PinnedStep] = {}
 _crew: Crew | None = None
 _crew_lock = Lock()

@@ -31,6 +31,8 @@ def register(names: str | None = None, stack: str = "", **settings: Any) -> str:
     from zenml.client import Client
     from zenml.enums import StackComponentType
 
+    if names is not None:
+        device_names(names)
     client = Client()
     tree = yaml.safe_load(FILE.read_text())
     _know_flavor(client)
