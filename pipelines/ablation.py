@@ -17,6 +17,7 @@ from artiagent.ablation.rows import Ablation, AblationSection
 from artiagent.config import Section
 from artiagent.lineage import stage_digest
 from artiagent.records import stable_hash
+from pipelines.placement import placed
 from pipelines.runs import write_run_config
 from steps.alerts import on_failure
 from steps.curate import curate
@@ -45,19 +46,20 @@ def ablation(config: dict[str, Any], ablation: AblationSection, digests: dict[st
     varied = Ablation(config, ablation)
     shared = varied.shared()
     inputs, generator, vlm, _, benchmarks = ingest(shared.inputs, digests)
-    scenes = perceive(shared.perception, inputs, vlm)
-    reconstructions = reconstruct(ablation.reconstruction, shared.synthesis, shared.curation, scenes, generator)
+    on = partial(placed, config=shared)
+    scenes = on(perceive)(shared.perception, inputs, vlm)
+    reconstructions = on(reconstruct)(ablation.reconstruction, shared.synthesis, shared.curation, scenes, generator)
     branches = Branches()  # of rows with equal settings only the first takes a step
     for row, own in zip(ablation.rows, varied.configs().values(), strict=True):
         take = branches.of(row.name)
-        jobs = take("jobs", plan, own.planning, scenes, own.perception.patch)
-        pairs = take("pairs", synthesize, own.synthesis, scenes, jobs, generator)
-        curated = take("curated", curate, own.curation, pairs, scenes, vlm)
+        jobs = take("jobs", on(plan), own.planning, scenes, own.perception.patch)
+        pairs = take("pairs", on(synthesize), own.synthesis, scenes, jobs, generator)
+        curated = take("curated", on(curate), own.curation, pairs, scenes, vlm)
         if row.detect:
-            conversations = take("conversations", instruct, own.instruction, curated, scenes)
-            tuned = take("tuned", finetune, own.sft, conversations, vlm)
-            take("predictions", evaluate_tuned, shared.evaluation, tuned, benchmarks)
-    base = evaluate_base(shared.evaluation, vlm, benchmarks) if any(row.detect for row in ablation.rows) else None
+            conversations = take("conversations", on(instruct), own.instruction, curated, scenes)
+            tuned = take("tuned", on(finetune), own.sft, conversations, vlm)
+            take("predictions", on(evaluate_tuned), shared.evaluation, tuned, benchmarks)
+    base = on(evaluate_base)(shared.evaluation, vlm, benchmarks) if any(row.detect for row in ablation.rows) else None
     lists = {kind: branches.outputs[kind] for kind in ("jobs", "pairs", "curated", "conversations", "predictions")}
     tabulate(
         ablation, shared.evaluation, shared.profile, dict(branches.places), **lists, base=base, benchmarks=benchmarks,

@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 import json
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import yaml
 
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from zenml.models import PipelineRunResponse
     from zenml.pipelines import Pipeline
 
+    from artiagent.config import Config
     from pipelines.runs import RunRecord, StageResult
     from steps.stage import Ref
 
@@ -37,26 +40,21 @@ def run(arguments: argparse.Namespace) -> int:
     config = effective_config(arguments.config, overrides, arguments.images, arguments.annotations)
     check_publishable(config)
     root = prepare(arguments.debug)
-    print("reading inputs ...", flush=True)
-    config, notes = settle(config)
-    for note in notes:
-        print(note, flush=True)
-    digests = input_digests(config.inputs)
+    with submission(arguments.stack, config):
+        print("reading inputs ...", flush=True)
+        config, notes = settle(config)
+        for note in notes:
+            print(note, flush=True)
+        digests = input_digests(config.inputs)
 
-    from artiagent import exchange
-    from pipelines.end_to_end import CACHED, end_to_end
-    from pipelines.placement import pipeline_settings
-    from pipelines.runs import close_run, open_run
+        from pipelines.end_to_end import CACHED, end_to_end
+        from pipelines.runs import close_run, open_run
 
-    with active_stack(arguments.stack):
         document = yaml.safe_load(Path(arguments.config).read_text())
         record = open_run(config, digests, CACHED, document, root)
-        exchange.send_run(record.name)
         print(f"run {record.name}: {len(config.inputs.sets)} input sets, {len(CACHED)} cached stages", flush=True)
-        finished = execute(end_to_end, record.name, config.profile, pipeline_settings(config))
-    exchange.fetch_run(record.name)
-    record = close_run(record, collect(finished))
-    print_results(record)
+        results = collect(execute(end_to_end, record.name, config))
+    print_results(close_run(record, results))
     return 0
 
 
@@ -77,8 +75,8 @@ def ablate(arguments: argparse.Namespace) -> int:
     name = open_ablation(ablation, digests, yaml.safe_load(Path(arguments.config).read_text()), root)
     rows = ablation.section.rows
     print(f"{name}: {len(rows)} rows, {sum(row.detect for row in rows)} of them with a detection score", flush=True)
-    with active_stack(arguments.stack):
-        execute(pipeline, name, shared.profile)
+    with submission(arguments.stack, shared):
+        execute(pipeline, name, shared)
     print_ablation(name)
     return 0
 
@@ -111,8 +109,8 @@ def study(arguments: argparse.Namespace) -> int:
     name = open_study(planned, digests, yaml.safe_load(Path(arguments.config).read_text()), root)
     groups = ", ".join(group.name for group in planned.section.groups)
     print(f"{name}: {len(planned.plan()[0].runs)} models for the groups {groups}", flush=True)
-    with active_stack(arguments.stack):
-        execute(pipeline, name, shared.profile)
+    with submission(arguments.stack, shared):
+        execute(pipeline, name, shared)
     print_study(name)
     return 0
 
@@ -135,18 +133,40 @@ def print_places(folder: Path, page: str, table: str) -> None:
     print("dashboards:  make ui   (MLflow and ZenML on 127.0.0.1)")
 
 
-def execute(pipeline: Pipeline, name: str, profile: str, settings: dict[str, Any] | None = None) -> PipelineRunResponse:
-    """Run a pipeline as a version of the ZenML model "artiagent"; raises what the failing stage raised."""
+@contextmanager
+def submission(stack: str | None, config: Config) -> Iterator[None]:
+    """The named stack, or the active one, as the active one; found fit for the configuration before anything starts.
+
+    Raises ConfigError, a line for each problem (`preflight`), and ValueError for an unknown stack.
+    """
+    from zenml.client import Client
+
+    from pipelines import preflight
+
+    preflight.server()
+    with active_stack(stack):
+        preflight.check(config, Client().active_stack)
+        yield
+
+
+def execute(pipeline: Pipeline, name: str, config: Config) -> PipelineRunResponse:
+    """Run a pipeline as a version of the ZenML model "artiagent"; raises what the failing stage raised.
+
+    The run's folder goes along where stages run on other machines, and is here again when they have ended.
+    """
     from zenml import Model
     from zenml.exceptions import RunInterruptedException, ZenMLBaseException
 
+    from artiagent import exchange
     from artiagent.store import runs_dir
+    from pipelines.placement import pipeline_settings
     from pipelines.runs import CONFIG
 
-    model = Model(name="artiagent", version=name, tags=[profile])
+    exchange.send_run(name)
+    model = Model(name="artiagent", version=name, tags=[config.profile])
     pipeline = pipeline.with_options(
         config_path=str(runs_dir() / name / CONFIG), run_name=f"{name}-{{date}}-{{time}}", model=model,
-        settings=settings or {},
+        settings=pipeline_settings(config),
     )  # fmt: skip
     try:
         finished = pipeline()
@@ -157,6 +177,7 @@ def execute(pipeline: Pipeline, name: str, profile: str, settings: dict[str, Any
     if finished is None or not finished.status.is_successful:
         status = finished.status.value if finished else "not started"
         raise RuntimeError(f"run {name}: {status}; see it with 'make ui'")
+    exchange.fetch_run(name)
     return finished
 
 

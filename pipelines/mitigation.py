@@ -11,6 +11,7 @@ from zenml.enums import ExecutionMode
 from artiagent.config import Config
 from artiagent.lineage import stage_digest
 from artiagent.records import CheckpointRef, stable_hash
+from pipelines.placement import placed
 from pipelines.runs import write_run_config
 from steps.alerts import on_failure
 from steps.audit import audit as audit_stage
@@ -30,7 +31,7 @@ Models = dict[str, CheckpointRef]  # role -> as given
 def search(config: Config, models: Models, prompts: list[str]) -> None:
     """Pictures for prompts, searched for with the reward model."""
     given = _resolved(models)
-    found = search_stage(config.search, config.evaluation, prompts, **given)
+    found = placed(search_stage, config)(config.search, config.evaluation, prompts, **given)
     report_mitigation(config, "search", found, models)
 
 
@@ -41,7 +42,7 @@ def search(config: Config, models: Models, prompts: list[str]) -> None:
 def correction(config: Config, models: Models, digests: dict[str, str]) -> None:
     """The primary benchmark's images through the loop."""
     benchmarks = resolve_benchmarks(list(config.inputs.benchmarks[:1]), digests)
-    found = correct(config.correction, config.evaluation, benchmarks, **_resolved(models))
+    found = placed(correct, config)(config.correction, config.evaluation, benchmarks, **_resolved(models))
     report_mitigation(config, "correction", found, models)
 
 
@@ -51,7 +52,7 @@ def correction(config: Config, models: Models, digests: dict[str, str]) -> None:
 def audit(config: Config, models: Models, digests: dict[str, str]) -> None:
     """What generators draw; ``config.audit`` is settled, with generators and prompts by digest."""
     benchmarks = resolve_benchmarks(list(config.inputs.benchmarks), digests)
-    found = audit_stage(config.audit, config.evaluation, **_resolved(models), benchmarks=benchmarks)
+    found = placed(audit_stage, config)(config.audit, config.evaluation, **_resolved(models), benchmarks=benchmarks)
     report_mitigation(config, "audit", found, models)
 
 

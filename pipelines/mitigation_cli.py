@@ -75,12 +75,13 @@ def _run(
 ) -> str:  # fmt: skip
     """Run the pipeline; returns the run's name."""
     from pipelines import mitigation
-    from pipelines.cli import execute
+    from pipelines.cli import execute, submission
 
     document = yaml.safe_load(Path(arguments.config).read_text())
     name = mitigation.open_mitigation(kind, config, models, parameters, document, root)
     print(f"{name}: {', '.join(f'{role} {ref.name}' for role, ref in models.items())}", flush=True)
-    execute(getattr(mitigation, kind), name, config.profile)
+    with submission(arguments.stack, config):
+        execute(getattr(mitigation, kind), name, config)
     return name
 
 

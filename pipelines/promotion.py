@@ -10,6 +10,7 @@ from zenml.enums import ExecutionMode
 
 from artiagent.config import Config
 from artiagent.promotion.records import Order, Promotion
+from pipelines.placement import placed
 from steps.alerts import on_failure
 from steps.gate import gate
 from steps.predict_candidate import predict_candidate
@@ -25,8 +26,9 @@ from steps.tracking import connect
 def promotion(config: Config, order: Order) -> None:
     """One order: see ``artiagent promote``."""
     candidates = resolve_candidates(order)
-    challenger = predict_candidate(config, order.name, candidates, "challenger")
-    champion = predict_candidate(config, order.name, candidates, "champion")
+    predict = placed(predict_candidate, config)
+    challenger = predict(config, order.name, candidates, "challenger")
+    champion = predict(config, order.name, candidates, "champion")
     promote(gate(config, order, candidates, challenger, champion))
 
 

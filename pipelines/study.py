@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from zenml.enums import ExecutionMode
 from artiagent.lineage import stage_digest
 from artiagent.records import stable_hash
 from artiagent.studies.rows import Study, StudySection
+from pipelines.placement import placed
 from pipelines.runs import write_run_config
 from steps.alerts import on_failure
 from steps.curate import curate
@@ -34,15 +36,16 @@ def study(config: dict[str, Any], study: StudySection, digests: dict[str, str]) 
     planned = Study(config, study)
     shared = planned.shared()
     runs, places = planned.plan()
+    on = partial(placed, config=shared)
     inputs, generator, vlm, _, benchmarks = ingest(shared.inputs, digests)
     if study.scenes is not None:
-        inputs = render_scenes(study.scenes)
-    scenes = perceive(shared.perception, inputs, vlm)
-    jobs = plan(shared.planning, scenes, shared.perception.patch)
-    pairs = synthesize(shared.synthesis, scenes, jobs, generator)
-    curated = curate(shared.curation, pairs, scenes, vlm)
-    drawn = draw_pairs(runs.drawn, generator) if runs.drawn else (None, None)
-    trained = train_study(runs, vlm, benchmarks, curated, scenes, *drawn)
+        inputs = on(render_scenes)(study.scenes)
+    scenes = on(perceive)(shared.perception, inputs, vlm)
+    jobs = on(plan)(shared.planning, scenes, shared.perception.patch)
+    pairs = on(synthesize)(shared.synthesis, scenes, jobs, generator)
+    curated = on(curate)(shared.curation, pairs, scenes, vlm)
+    drawn = on(draw_pairs)(runs.drawn, generator) if runs.drawn else (None, None)
+    trained = on(train_study)(runs, vlm, benchmarks, curated, scenes, *drawn)
     tabulate_study(study, runs, shared.profile, places, trained, benchmarks)
 
 

@@ -13,7 +13,7 @@ import yaml
 
 from artiagent import cli
 from artiagent.records import CheckpointRef, EvaluationReport, Interval, Prediction
-from artiagent.store import DatasetWriter, Row, file_sha256, folder_sha256
+from artiagent.store import DatasetWriter, Row, file_sha256, folder_sha256, has_parts
 
 HALF = Interval(value=0.5, low=0.4, high=0.6, n=10)
 FUNNEL = {"scored": {"tools": {}, "pairs": {"tried": 1, "accepted": 1}}}
@@ -29,7 +29,9 @@ class TinyStages:
         stages = {
             "perception.stage.perceive": self.perceive,
             "synthesis.planner.plan": lambda s, scenes, patch, out: self.rows("jobs", out, scenes.digest, s.seed),
-            "synthesis.stage.synthesize": lambda s, scenes, jobs, g, out: self.rows("pairs", out, jobs.digest, s.steps),
+            "synthesis.stage.synthesize": lambda s, scenes, jobs, g, out, shard=None, **_: self.rows(
+                "pairs", out, jobs.digest, s.steps, shard=shard
+            ),
             "curation.stage.curate": self.curate,
             "instruction.conversations.build_conversations": lambda s, curated, scenes, out: self.rows(
                 "conversations", out, curated.digest
@@ -38,8 +40,8 @@ class TinyStages:
             "learning.reward.train_reward": lambda s, curated, clip, out, bench: self.model(
                 "reward", out, curated.digest
             ),
-            "evaluation.stage.predict": lambda s, model, bench, out, name: self.rows(
-                f"predictions-{name}", out, model.sha256
+            "evaluation.stage.predict": lambda s, model, bench, out, name, shard=None: self.rows(
+                f"predictions-{name}", out, model.sha256, shard=shard
             ),
             "evaluation.stage.score": self.score,
             "report.write_report": self.report,
@@ -54,36 +56,27 @@ class TinyStages:
         if self.fail == name:
             raise ValueError(f"{name}: no usable input; give at least one")
 
-    def rows(self, kind, out, *content):
-        self.begin(kind)
-        writer = DatasetWriter(out, kind)
+    def rows(self, kind, out, *content, shard=None):
+        """One row, or one a shard; joining shards writes none."""
+        self.begin(f"{kind} {shard}" if shard else kind)
+        writer = DatasetWriter(out, kind, shard=shard)
         text = " ".join(map(str, content))
-        writer.write(
-            "a",
-            [
-                Row(
-                    "k",
-                    Prediction(
-                        benchmark="b",
-                        item_id=text,
-                        model="m",
-                        model_sha256="s",
-                        prompt_hash="p",
-                        verdict=True,
-                        score=0.5,
-                    ),
-                )
-            ],
-        )
-        return writer.finish({"count": 1})
+        if not has_parts(out) or shard:
+            name = f"k{shard.index}" if shard else "k"
+            row = Prediction(
+                benchmark="b", item_id=text, model="m", model_sha256="s", prompt_hash="p", verdict=True, score=0.5
+            )
+            writer.write(name, [Row(name, row)])
+        return writer.seal() if shard else writer.finish({"count": 1})
 
-    def perceive(self, section, sets, out, base):
+    def perceive(self, section, sets, out, base, shard=None, **_):
         self.key = os.environ.get("VLM_KEY")
-        return self.rows("scenes", out, *(file_sha256(Path(x.images)) for x in sets))
+        return self.rows("scenes", out, *(file_sha256(Path(x.images)) for x in sets), shard=shard)
 
-    def curate(self, section, pairs, scenes, judge, out):
-        ref = self.rows("curated", out, pairs.digest, section.seam_max)
-        (out / "funnel.json").write_text(json.dumps(FUNNEL))
+    def curate(self, section, pairs, scenes, judge, out, shard=None):
+        ref = self.rows("curated", out, pairs.digest, section.seam_max, shard=shard)
+        if shard is None:
+            (out / "funnel.json").write_text(json.dumps(FUNNEL))
         return ref
 
     def model(self, name, out, *content):

@@ -3,11 +3,13 @@
 import json
 from pathlib import Path
 from secrets import token_hex
+from typing import get_args
 
 import pytest
 import yaml
 
 from artiagent import cli
+from artiagent.config import Sharded
 from artiagent.publish import find_pointer
 from artiagent.store import home
 from pipelines.environment import prepare
@@ -16,6 +18,7 @@ prepare()
 
 from zenml.client import Client  # noqa: E402
 
+from pipelines.end_to_end import SHARD_STEPS  # noqa: E402
 from pipelines.runs import list_runs  # noqa: E402
 from steps.tracking import connect, experiment  # noqa: E402
 
@@ -175,3 +178,29 @@ def test_a_zenml_secret_reaches_the_stages_and_nothing_else(project, tmp_path, c
     assert canary not in said
     kept = [p for p in home().rglob("*") if p.is_file() and "zenml" not in p.relative_to(home()).parts]
     assert kept and not [p for p in kept if canary.encode() in p.read_bytes()]
+
+
+def test_shards_are_steps_of_their_own_and_are_joined(first, project):
+    shards = "scale.shards={perceive: 2, synthesize: 3, curate: 2, evaluate_base: 1, evaluate_tuned: 2}"
+    changed = ("--set", "perception.containment=0.85", "--set", "planning.seed=77", "--set", shards)
+    result = project.run(*changed)
+    assert result.code == 0
+    assert [call for call in result.calls if call.startswith("pairs")] == [
+        "pairs 0/3",
+        "pairs 1/3",
+        "pairs 2/3",
+        "pairs",
+    ]
+    record = list_runs()[-1]
+    steps = Client().get_pipeline_run(f"{record.name}", allow_name_prefix_match=True).steps
+    assert {name for name in steps if "shard" in name} >= {
+        "synthesize_shard",
+        "synthesize_shard_2",
+        "synthesize_shard_3",
+    }
+    again = project.run(*changed)
+    assert (again.code, again.calls) == (0, [])
+
+
+def test_every_stage_that_may_be_cut_has_a_step_for_its_pieces():
+    assert set(SHARD_STEPS) == set(get_args(Sharded))

@@ -34,6 +34,7 @@ def add_commands(
     made = add(commands, "audit", "how often generators draw artifacts, by type, and how they compare", audit)
     made.epilog, made.formatter_class = EXAMPLES, argparse.RawDescriptionHelpFormatter
     config_options(made)
+    made.add_argument("--stack", metavar="NAME", help="ZenML stack to run on; default: the active one")
     made.add_argument(
         "--generator", action="append", default=[], metavar="[NAME=]PLACE",
         help="pipeline folder, hub id, or folder or Parquet file of images; repeatable; default: audit.generators",

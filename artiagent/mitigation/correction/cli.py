@@ -44,6 +44,9 @@ def add_commands(
     repair.epilog, repair.formatter_class = EPILOG, argparse.RawDescriptionHelpFormatter
     repair.add_argument("image", type=Path, nargs="?", help="image, folder of images, or Parquet file (column image)")
     config_options(repair)
+    repair.add_argument(
+        "--stack", metavar="NAME", help="with --benchmark: ZenML stack to run on; default: the active one"
+    )
     repair.add_argument("--model", help="vision-language model: folder or models:/ uri; default: the champion")
     repair.add_argument("--reward", help="reward model: folder or models:/ uri; default: the champion")
     repair.add_argument(

@@ -31,6 +31,7 @@ def add_commands(
     made = add(commands, "search", "reward-guided generation: the best of many pictures, and who agrees", search)
     made.epilog, made.formatter_class = EXAMPLES, argparse.RawDescriptionHelpFormatter
     config_options(made)
+    made.add_argument("--stack", metavar="NAME", help="ZenML stack to run on; default: the active one")
     made.add_argument("--prompts", metavar="FILE", help="a prompt a line; default: search.prompts")
     made.add_argument("--algorithms", metavar="NAME,NAME", type=_names, help=f"of {', '.join(NAMES)}; default: all")
     made.add_argument("--generator", metavar="FOLDER", help="FluxPipeline folder or hub id; default: inputs.sampler")
