@@ -14,6 +14,8 @@ import json
 import os
 import resource
 import time
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -128,7 +130,8 @@ def validate() -> None:
     from artiagent.scale.rates import Rate, RateFile
     from artiagent.scale.sources import fitted
 
-    chains = [_chain(size) for size in SIZES]
+    with ProcessPoolExecutor(1, get_context("spawn"), max_tasks_per_child=1) as fresh:  # as runs are
+        chains = list(fresh.map(_chain, SIZES))
     files = [
         RateFile(profile="nano", rates=tuple(
             Rate(stage=stage, unit="row", device="cpu", amount=units,

@@ -183,10 +183,16 @@ def _rest(asked: Asked) -> dict[str, Estimate]:
         names += ["provision", "idle", "checkpoint", "join"]
     if any(call.served for call in asked.calls):
         names += ["image_tokens", "latency", "tokens_per_minute", "repeated", "caption_share"]
+    tokens: dict[str, Estimate] = {}
+    for task in sorted({call.task for call in asked.calls if call.served}):
+        tokens |= {f"prompt tokens, {task}": assumed.text_tokens[task]}
+        tokens |= {f"answer tokens, {task}": assumed.answer_tokens[task]}
     setup = {} if asked.local else {f"setup {kind}": estimate for kind, estimate in assumed.setup.items()}
     found = {name: getattr(assumed, name) for name in (*names, "stragglers")}
     named = {"acceptance": asked.acceptance, "scene_share": asked.scene_share, "models in GB": _models(asked)}
-    return {**named, **found, **setup}
+    if asked.config.synthesis.variant_tokens == "region":
+        named["region"] = assumed.region
+    return {**named, **found, **setup, **tokens}
 
 
 def _notes(asked: Asked, found: Sequence[Need]) -> list[str]:
