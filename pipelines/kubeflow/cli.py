@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 from artiagent.run_config import ConfigError, load_config
 from artiagent.scale.profiles import name_problems, need_problems
 from pipelines.environment import prepare
+from pipelines.placement import SHARED, declared, image, profile_of
 from pipelines.stages import stages
 
 NEEDED = {
@@ -30,7 +31,9 @@ def export_options(parser: argparse.ArgumentParser) -> None:
     """Besides --config and --set."""
     parser.epilog, parser.formatter_class = EXAMPLES, argparse.RawDescriptionHelpFormatter
     parser.add_argument("--out", type=Path, default=Path("pipeline.yaml"), help="file (default %(default)s)")
-    parser.add_argument("--registry", default="", metavar="HOST/PATH", help="of the images artiagent-cpu and -cuda")
+    parser.add_argument(
+        "--registry", default="", metavar="HOST/PATH", help="of the images artiagent/cpu and artiagent/cuda"
+    )
     parser.add_argument("--image", default="", metavar="URI", help="for all tasks, instead of those two")
     parser.add_argument(
         "--secret", default="artiagent", help="Kubernetes secret with credentials (default %(default)s)"
@@ -50,16 +53,16 @@ def export(arguments: argparse.Namespace) -> int:
     """Pack code and configuration, put them into the store, write the pipeline."""
     root = prepare(arguments.debug)
     config = load_config(arguments.config, arguments.set)
-    from pipelines.placement import declared, image, profile_of
-
     names = [stage.name for stage in stages(config)]
     if problems := name_problems(config.scale, declared(), names) or need_problems(config, declared(), names):
         raise ConfigError("\n".join(problems))
     for name, why in NEEDED.items():
-        if not os.environ.get(name):
+        if not (value := os.environ.get(name)):
             raise ConfigError(f"{name} is not set: {why}")
+        if _of_this_machine(value):
+            raise ConfigError(f"{name} {value} is this machine, where no pod sees it: {why}")
     if not arguments.image and not arguments.registry and image(profile_of("ingest", config), "").startswith("/"):
-        raise ConfigError("--registry HOST/PATH is missing: where the images artiagent-cpu and artiagent-cuda lie")
+        raise ConfigError("--registry HOST/PATH is missing: where the images artiagent/cpu and artiagent/cuda lie")
 
     from pipelines.kubeflow.bundle import make_bundle, send_bundle
     from pipelines.kubeflow.export import Target, export
@@ -71,6 +74,13 @@ def export(arguments: argparse.Namespace) -> int:
     if bundle.revision.endswith("+dirty"):
         print("the checkout differs from its commit: what lies here is what runs, and no commit can repeat it")
     return 0
+
+
+def _of_this_machine(place: str) -> bool:
+    from pipelines.probes import is_loopback
+
+    shared = "ARTIAGENT_VOLUME" in os.environ and place.startswith(f"file://{SHARED}/")
+    return is_loopback(place) or (not shared and urlsplit(place).scheme in ("", "file", "local", "sqlite"))
 
 
 def submit(arguments: argparse.Namespace) -> int:

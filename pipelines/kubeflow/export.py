@@ -83,6 +83,7 @@ class _Graph:
 
     def __init__(self, config: Config, bundle: Bundle, target: Target) -> None:
         self.config, self.bundle, self.target = config, bundle, target
+        self.workdir = {"ARTIAGENT_WORKDIR": SHARED} if "ARTIAGENT_VOLUME" in environment() else {}
         self.made: dict[str, Any] = {}  # reference -> channel
         self.ended: dict[str, dsl.PipelineTask] = {}  # stage -> its last task
         self.count = 0
@@ -125,9 +126,7 @@ class _Graph:
         task.set_caching_options(False)
         if retries := self.config.scale.retries:
             task.set_retry(retries, **BACKOFF)
-        task.set_env_variable("ARTIAGENT_CODE", f"{WORK}/code")
-        if "ARTIAGENT_VOLUME" in environment():
-            task.set_env_variable("ARTIAGENT_WORKDIR", SHARED)
+        task.container_spec.env |= {"ARTIAGENT_CODE": f"{WORK}/code"} | self.workdir
         keys = {key: key for key in (*CREDENTIALS, *self._agent_keys(name))}
         return kubernetes.use_secret_as_env(task, self.target.secret, keys, optional=True)
 

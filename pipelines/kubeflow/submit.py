@@ -5,8 +5,13 @@ from __future__ import annotations
 import logging
 import os
 from pathlib import Path
+from typing import Any
 
 import yaml
+from google.protobuf import json_format
+
+from artiagent.exchange.remote import Remote
+from pipelines import probes
 
 TOKEN = "KUBEFLOW_TOKEN"
 TIMEOUT = 10.0  # seconds
@@ -21,13 +26,28 @@ def submit_pipeline(
     from kfp import components
 
     try:
-        components.load_component_from_file(str(pipeline))
+        loaded = components.load_component_from_file(str(pipeline))
     except (ValueError, TypeError, KeyError, AttributeError, yaml.YAMLError) as error:
-        raise ValueError(
-            f"{pipeline}: no compiled pipeline ({error}); 'artiagent kubeflow export' writes one"
-        ) from error
+        said = f"no compiled pipeline ({error}); 'artiagent kubeflow export' writes one"
+        raise ValueError(f"{pipeline}: {said}") from error
+    if problems := missing(json_format.MessageToDict(loaded.pipeline_spec)):
+        raise RuntimeError("\n".join(problems))
     _reach(host)
     return _start(pipeline, host, namespace, experiment, service_account)
+
+
+def missing(ir: dict[str, Any]) -> list[str]:
+    """What the tasks of a pipeline would miss, as far as it can be seen from here, a line each."""
+    containers = [executor["container"] for executor in ir["deploymentSpec"]["executors"].values()]
+    variables = {entry["name"]: entry["value"] for c in containers for entry in c.get("env", [])}
+    problems = [probes.image(reference) for reference in sorted({c["image"] for c in containers if "/" in c["image"]})]
+    if (uri := variables.get("MLFLOW_TRACKING_URI", "")) and not probes.only_inside(uri):
+        problems.append(probes.mlflow_server(uri, os.environ))
+    if (store := variables.get("ARTIAGENT_STORE")) and not probes.only_inside(os.environ.get("AWS_ENDPOINT_URL", "")):
+        there = Remote(store).names("code")
+        digests = {c["command"][-1] for c in containers}
+        problems += [f"{store}: has no code/{d}.tar.gz; export again" for d in digests if f"{d}.tar.gz" not in there]
+    return list(filter(None, problems))
 
 
 def _reach(host: str) -> None:

@@ -24,7 +24,7 @@ from artiagent.lineage import git_revision, stage_files  # noqa: E402
 from pipelines.kubeflow import bundle as bundles  # noqa: E402
 from pipelines.kubeflow.bundle import CONFIG, make_bundle, send_bundle  # noqa: E402
 from pipelines.kubeflow.export import BOOTSTRAP  # noqa: E402
-from pipelines.kubeflow.submit import submit_pipeline  # noqa: E402
+from pipelines.kubeflow.submit import missing, submit_pipeline  # noqa: E402
 
 ENTRY = b"import os, sys; print(os.getcwd(), sys.argv[1:], __file__)"
 
@@ -35,6 +35,17 @@ def files_of_one_stage(monkeypatch):
     monkeypatch.setattr(bundles, "stage_files", lambda module, root: stage_files("steps.publish", root))
 
 
+@pytest.fixture
+def checkout(tmp_path):
+    """A repository of two files."""
+    for name in ("artiagent/records.py", "steps/publish.py"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_text("")
+    for command in (["init", "-q"], ["add", "."]):
+        subprocess.run(["git", "-C", str(tmp_path), *command], check=True)
+    return tmp_path
+
+
 def members(bundle):
     with tarfile.open(fileobj=io.BytesIO(bundle.data)) as archive:
         return {entry.name: archive.extractfile(entry).read() for entry in archive.getmembers()}
@@ -42,13 +53,21 @@ def members(bundle):
 
 def test_archive_is_the_tracked_code_and_the_configuration():
     bundle = make_bundle(Config(profile="x"), ROOT)
-    assert bundle.digest == hashlib.sha256(bundle.data).hexdigest() == make_bundle(Config(profile="x"), ROOT).digest
-    assert bundle.digest != make_bundle(Config(profile="y"), ROOT).digest
+    assert bundle.digest == hashlib.sha256(bundle.data).hexdigest()
     files = members(bundle)
     assert {"steps/entry.py", "artiagent/records.py", "infra/profiles.yaml", "pyproject.toml", CONFIG} <= set(files)
     assert b"profile: x" in files[CONFIG]
     assert not any(name.startswith(("data/", "infra/dvc", ".git", "tests/")) for name in files)
     assert len(bundle.data) < 5 * 2**20
+
+
+def test_same_files_and_configuration_give_the_same_bytes(checkout):
+    assert make_bundle(Config(), checkout) == (first := make_bundle(Config(), checkout))
+    assert make_bundle(Config(profile="y"), checkout).digest != first.digest
+    (checkout / "artiagent" / "untracked.py").write_text("secret = 1")
+    (checkout / "steps" / "link.py").symlink_to("/etc/hostname")
+    subprocess.run(["git", "-C", str(checkout), "add", "steps/link.py"], check=True)
+    assert set(members(make_bundle(Config(), checkout))) == set(members(first))
 
 
 def test_archive_unpacked_elsewhere_says_of_which_commit_it_is(tmp_path):
@@ -58,14 +77,10 @@ def test_archive_unpacked_elsewhere_says_of_which_commit_it_is(tmp_path):
     assert git_revision(tmp_path) == bundle.revision != "unknown"
 
 
-def test_untracked_file_that_a_stage_needs_is_an_error(tmp_path):
-    for name in ("artiagent", "steps"):
-        (tmp_path / name).mkdir()
-    for command in (["init", "-q"], ["add", "."]):
-        subprocess.run(["git", "-C", str(tmp_path), *command], check=True)
-    (tmp_path / "steps" / "publish.py").write_text("")
+def test_untracked_file_that_a_stage_needs_is_an_error(checkout):
+    subprocess.run(["git", "-C", str(checkout), "rm", "-q", "--cached", "steps/publish.py"], check=True)
     with pytest.raises(ValueError, match=r"steps/publish.py: not tracked by git"):
-        make_bundle(Config(), tmp_path)
+        make_bundle(Config(), checkout)
 
 
 def test_folder_without_git_is_an_error(tmp_path):
@@ -200,6 +215,21 @@ def test_file_that_is_no_pipeline_is_one_line(tmp_path, name, said):
     (tmp_path / "other.yaml").write_text("parameters: {config: {}}")
     with pytest.raises(ValueError, match=said):
         submit_pipeline(tmp_path / name, "http://127.0.0.1:9", None, "artiagent", None)
+
+
+def test_what_the_tasks_would_miss_is_said_before(tmp_path):
+    def container(digest, store):
+        variables = {"ARTIAGENT_STORE": store, "MLFLOW_TRACKING_URI": "http://127.0.0.1:9"}
+        env = [{"name": name, "value": value} for name, value in variables.items()]
+        return {"container": {"image": "image", "command": ["python", "-c", "", digest], "env": env}}
+
+    store = f"file://{tmp_path}"
+    (tmp_path / "code").mkdir()
+    (tmp_path / "code" / "there.tar.gz").write_bytes(b"")
+    executors = {digest: container(digest, store) for digest in ("there", "gone")}
+    mlflow, code = missing({"deploymentSpec": {"executors": executors}})
+    assert "MLflow server http://127.0.0.1:9" in mlflow and "set MLFLOW_TRACKING_URI" in mlflow
+    assert code == f"{store}: has no code/gone.tar.gz; export again"
 
 
 def test_run_is_started_with_pods_settings_account_and_token(pipeline, monkeypatch):
