@@ -147,7 +147,8 @@ def test_whatever_a_profile_asks_for_is_queued_somewhere(manifests: list[Manifes
 
 
 def test_roles_are_what_zenml_asks_for(manifests: list[Manifest]) -> None:
-    """Calls of zenml.integrations.kubernetes 0.98 from the client and from the orchestrator pod, and nothing else."""
+    """Calls of zenml.integrations.kubernetes 0.98 from the client and from the orchestrator pod, what a submission asks
+    first (`preflight`), and nothing else."""
     roles = of_kind(manifests, "Role")
     rights = {
         name: {f"{verb} {resource}" for r in role["rules"] for resource in r["resources"] for verb in r["verbs"]}
@@ -156,7 +157,8 @@ def test_roles_are_what_zenml_asks_for(manifests: list[Manifest]) -> None:
     watch = {"get pods", "list pods", "get pods/log"}
     jobs = {f"{verb} jobs" for verb in ("create", "get", "list", "delete")}
     secrets = {f"{verb} secrets" for verb in ("create", "patch", "delete")}
-    assert rights["artiagent-starter"] == watch | jobs | secrets
+    asked = {f"get {resource}" for resource in ("serviceaccounts", "persistentvolumeclaims", "localqueues")}
+    assert rights["artiagent-starter"] == watch | jobs | secrets | asked
     assert rights["artiagent-orchestrator"] == watch | jobs | {"patch jobs", "delete secrets"}
     assert not [right for found in rights.values() for right in found if "*" in right or right == "get secrets"]
     bindings = of_kind(manifests, "RoleBinding")
