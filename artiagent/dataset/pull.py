@@ -126,7 +126,8 @@ def _narrow(folder: Path, whole: dict[str, Any], files: list[str], shards: tuple
         digest=stable_hash(whole["ref"]["kind"], str(SCHEMA_VERSION), *sorted(digests), length=64),
         summary={"part_of": pointer.digest, "part_files": ",".join(map(str, shards))},
     )  # fmt: skip
-    manifest = {"ref": ref.model_dump(mode="json"), "stamp": "", "files": hashes}
+    extents = {name: extent for name, extent in whole.get("extents", {}).items() if name in hashes}
+    manifest = {"ref": ref.model_dump(mode="json"), "stamp": "", "files": hashes, "extents": extents}
     write_atomic(folder / MANIFEST, json.dumps(manifest, indent=1).encode())
     if ref.kind == "curated":
         lineage = {f"lineage.{key}": value for key, value in pointer.lineage.items()}

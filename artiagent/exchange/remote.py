@@ -22,7 +22,7 @@ from artiagent.store import file_sha256, write_atomic
 STORE = "ARTIAGENT_STORE"
 PARALLEL = 8  # files at a time
 CONNECT_SECONDS, READ_SECONDS, ATTEMPTS = 10, 60, 2
-PART_BYTES, PARTS_AT_A_TIME = 16 * 2**20, 4  # of a multipart upload: 64 MiB of a file in memory
+PART_BYTES, PARTS_AT_A_TIME = 16 * 2**20, 4  # of a large file: 64 MiB of it in memory
 _CREDENTIALS = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (in a pod: from its secret), or AWS_PROFILE"
 _NAME = re.compile(r"[\w.@+=-]+(/[\w.@+=-]+)*", re.ASCII)
 T = TypeVar("T")
@@ -92,8 +92,7 @@ class Remote:
             if _local(fs):
                 _copy(source, Path(path))
             else:
-                limits = {"chunksize": _part_bytes(source), "max_concurrency": PARTS_AT_A_TIME} if _s3(fs) else {}
-                fs.put_file(str(source), path, **limits)
+                fs.put_file(str(source), path, **_limits(fs, source.stat().st_size))
 
     def download(self, name: str, target: Path, sha256: str = "") -> None:
         """Get a file, whole or not at all. With ``sha256`` a file of another content is refused."""
@@ -102,7 +101,7 @@ class Remote:
         try:
             with self._told():
                 fs, path = self._open(checked(name))
-                fs.get_file(path, str(temporary))
+                fs.get_file(path, str(temporary), **_limits(fs))
             if sha256 and (found := file_sha256(temporary)) != sha256:
                 raise ExchangeError(
                     f"{self.url}/{name}: sha256 is {found[:12]}, expected {sha256[:12]}: damaged, or changed since it "
@@ -187,9 +186,9 @@ def _local(fs: Any) -> bool:
     return "file" in ((fs.protocol,) if isinstance(fs.protocol, str) else fs.protocol)
 
 
-def _part_bytes(source: Path) -> int:
-    """Of a multipart upload, which has at most 10,000 parts."""
-    return max(PART_BYTES, source.stat().st_size // 9_000)
+def _limits(fs: Any, size: int = 0) -> dict[str, int]:
+    """Of a transfer in parts, for a file of so many bytes: an upload has at most 10,000 parts."""
+    return {"chunksize": max(PART_BYTES, size // 9_000), "max_concurrency": PARTS_AT_A_TIME} if _s3(fs) else {}
 
 
 def _copy(source: Path, target: Path) -> None:

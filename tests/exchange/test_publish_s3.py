@@ -97,6 +97,7 @@ def test_some_shards_are_a_data_set_and_nothing_else_is_fetched(machine, remote,
     ]  # fmt: skip
     assert open_dataset(tmp_path / "part") == part
     assert [(r.key, r.images["clean"]) for r in read_rows(part, Pair)] == rows[4:16]
+    assert [r.key for r in read_rows(part, Pair, images=(), rows=range(5, 7))] == [key for key, _ in rows[9:11]]
     assert (part.rows, part.summary) == (12, {"part_of": ref.digest, "part_files": "1,2,3"})
     assert "12" in (tmp_path / "part" / "README.md").read_text()
     same = DatasetWriter(tmp_path / "same", "curated", ("clean", "artifact"))
