@@ -70,7 +70,7 @@ def perceive(
         return complete
     _check_names(sets)
     inventory = inventory_of(sets, listed)
-    writer: DatasetWriter[Scene] = DatasetWriter(out, "scenes", ("image",), _stamp(section, inventory, base), shard)
+    writer: DatasetWriter[Scene] = DatasetWriter(out, "scenes", ("image",), identity(section, inventory, base), shard)
     sources = inventory.sources
     share = sources if shard is None else [sources[i] for i in shard.part(len(sources))]
     due = {one for one in share if one not in writer}
@@ -195,7 +195,7 @@ class _Passage:
         self.progress.update()
 
 
-def _stamp(section: PerceptionSection, inventory: Inventory, base: CheckpointRef | None) -> str:
+def identity(section: PerceptionSection, inventory: Inventory, base: CheckpointRef | None) -> str:
     """Identity of the scenes: settings, images and model."""
     return stable_hash(section.digest(), inventory.digest, base.sha256 if base else "", length=12)
 
