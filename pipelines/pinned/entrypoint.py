@@ -6,9 +6,11 @@ Its imports are what the `supervisor` has ready for every step.
 from __future__ import annotations
 
 import zenml.artifact_stores.local_artifact_store
+import zenml.log_stores
 import zenml.orchestrators.local.local_orchestrator
 import zenml.orchestrators.step_runner
 import zenml.zen_stores.sql_zen_store  # noqa: F401
+from sqlalchemy.orm import configure_mappers
 from zenml.entrypoints.entrypoint import main
 from zenml.step_operators.step_operator_entrypoint_configuration import StepOperatorEntrypointConfiguration
 
@@ -18,6 +20,7 @@ import steps.stage  # noqa: F401
 from pipelines.environment import prepare
 
 __all__ = ["PinnedEntrypoint", "main"]
+configure_mappers()  # else every process would, with its first query
 
 
 class PinnedEntrypoint(StepOperatorEntrypointConfiguration):

@@ -6,7 +6,6 @@ status, and retries a failed step by itself. What is under way is known by step 
 
 from __future__ import annotations
 
-import logging
 import signal
 import sys
 import textwrap
@@ -18,6 +17,11 @@ from uuid import UUID
 
 from zenml.client import Client
 from zenml.config.global_config import GlobalConfiguration
+from zenml.constants import (
+    ENV_ZENML_CONFIG_PATH,
+    ENV_ZENML_DISABLE_DATABASE_MIGRATION,
+    ENV_ZENML_LOCAL_STORES_PATH,
+)
 from zenml.enums import ExecutionStatus
 from zenml.models.v2.misc.exception_info import ExceptionInfo
 from zenml.orchestrators import publish_utils
@@ -36,7 +40,6 @@ if TYPE_CHECKING:
 
     from pipelines.pinned.entrypoint import PinnedEntrypoint
 
-log = logging.getLogger(__name__)
 SAY_AFTER = 5.0  # seconds of waiting before it is said
 NEWS = 60.0  # seconds between two lines that say so
 UNDER_WAY = (ExecutionStatus.PROVISIONING, ExecutionStatus.RUNNING, ExecutionStatus.INITIALIZING)
@@ -155,10 +158,10 @@ class PinnedStep:
         own = {
             **environment,
             "CUDA_VISIBLE_DEVICES": visible,
-            "ZENML_LOCAL_STORES_PATH": GlobalConfiguration().local_stores_path,
-            "ZENML_DISABLE_DATABASE_MIGRATION": "true",
+            ENV_ZENML_LOCAL_STORES_PATH: GlobalConfiguration().local_stores_path,
+            ENV_ZENML_DISABLE_DATABASE_MIGRATION: "true",
         }
-        job = Job(str(self.id), arguments, own, "ZENML_CONFIG_PATH", f"[{self.name} | {place}]", str(self.log))
+        job = Job(str(self.id), arguments, own, ENV_ZENML_CONFIG_PATH, f"[{self.name} | {place}]", str(self.log))
         self._oom = oom_kills()
         self._place = place
         self.status = ExecutionStatus.RUNNING
