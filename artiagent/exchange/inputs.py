@@ -17,7 +17,7 @@ from tempfile import TemporaryDirectory
 
 from artiagent.exchange.remote import ExchangeError
 from artiagent.records import CheckpointRef
-from artiagent.store import checkout, home
+from artiagent.store import checkout, home, write_atomic
 
 REMOTE = "ARTIAGENT_DVC_REMOTE"
 TRACKED = "data"  # folder of the checkout that data.dvc describes
@@ -34,8 +34,7 @@ def ensure_inputs(places: Sequence[Path]) -> None:
 
     Raises ExchangeError for a place that is missing and elsewhere, and when DVC cannot deliver.
     """
-    marker = home() / "exchange" / "pulling"
-    if all(place.exists() for place in places) and not marker.is_file():
+    if not _wanted(places):
         return
     root = checkout()
     for place in places:
@@ -45,14 +44,30 @@ def ensure_inputs(places: Sequence[Path]) -> None:
                 "there with 'dvc add', on a disk that all machines share, or name a model of the hub"
             )
     with _alone():
-        # A pull that was killed leaves folders that are there and not whole: then all are asked for again.
-        wanted = [
-            p for p in places if root and p.is_relative_to(root / TRACKED) and (marker.is_file() or not p.exists())
-        ]
-        if wanted:
-            marker.write_text("\n".join(map(str, wanted)))
+        if wanted := _wanted(places):
+            begun = _begun()
+            _note(begun | set(wanted))
             _pull(root, wanted)
-            marker.unlink()
+            _note(begun - set(wanted))
+
+
+def _wanted(places: Sequence[Path]) -> list[Path]:
+    """Those that are not here, or not whole: a pull of them was begun and did not end."""
+    begun = _begun()
+    return [place for place in places if place in begun or not place.exists()]
+
+
+def _begun() -> set[Path]:
+    path = home() / "exchange" / "pulling"
+    return {Path(line) for line in path.read_text().splitlines()} if path.is_file() else set()
+
+
+def _note(places: set[Path]) -> None:
+    path = home() / "exchange" / "pulling"
+    if places:
+        write_atomic(path, "\n".join(map(str, sorted(places))).encode())
+    else:
+        path.unlink(missing_ok=True)
 
 
 def input_here(ref: CheckpointRef) -> CheckpointRef:

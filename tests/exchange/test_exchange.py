@@ -102,6 +102,43 @@ def test_several_readers_fetch_a_file_once(machine, store, monkeypatch):
         content(ref.model_copy(update={"uri": str(folder)}))
 
 
+def test_a_killed_sender_goes_on_where_it_was(machine, store, keys, monkeypatch):
+    machine("a")
+    ref = made(shards=4)
+    upload, sent = Remote.upload, []
+
+    def dies(self, source, name):
+        if len(sent) == 3:
+            raise KeyboardInterrupt
+        sent.append(name)
+        upload(self, source, name)
+
+    monkeypatch.setattr(Remote, "upload", dies)
+    with pytest.raises(KeyboardInterrupt):
+        exchange.send(ref)
+    monkeypatch.setattr(Remote, "upload", lambda self, source, name: (sent.append(name), upload(self, source, name)))
+    folder = f"team/store/things/{Path(ref.uri).name}/"
+    assert "files.json" not in keys(folder) and "sending.json" in keys(folder)
+    exchange.send(ref)
+    assert len(sent) == len(set(sent)) == 6 and "sending.json" not in keys(folder)
+
+
+def test_what_was_made_again_with_another_content_is_not_taken_for_the_first(machine, store):
+    machine("a")
+    first = made()
+    exchange.send(first)
+    machine("b")
+    out = dataset_dir("things", "x")
+    second = write(out, rows=ROWS - 1).finish()
+    exchange.send(second)
+    machine("c")
+    with pytest.raises(ExchangeError, match="what it holds is not .* made again since"):
+        exchange.fetch(first)
+    assert exchange.fetch(second).digest == second.digest
+    machine("b")
+    assert exchange.fetch(second) == second
+
+
 def test_models_and_folders_without_a_manifest_come_whole(machine, store):
     machine("a")
     out = dataset_dir("tuned", "x")

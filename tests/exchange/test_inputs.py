@@ -58,6 +58,11 @@ def test_exactly_what_is_asked_for_comes_from_dvc(pod, monkeypatch):
     assert files(pod / "data") == ["photos/images.parquet", "weights/nano-vl/config.json"]
     assert (pod / ".dvc" / "config").read_text() == CONFIG
 
+    (pod / "data" / "photos" / "images.parquet").unlink()  # a pull that was killed
+    inputs._note({pod / "data" / "photos"})
+    exchange.ensure_inputs([pod / "data" / "weights" / "nano-vl", pod / "data" / "photos"])
+    assert files(pod / "data") == ["photos/images.parquet", "weights/nano-vl/config.json"]
+
     monkeypatch.setattr(subprocess, "run", None)
     exchange.ensure_inputs([pod / "data" / "photos"])  # nothing is asked when it is there
     assert exchange.fetch(model) == got

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from artiagent.cli import main
 from artiagent.dataset.pull import find_published, parse_shards, pull_set
 from artiagent.exchange import ExchangeError
 from artiagent.pointers import PublishError, find_pointer
@@ -80,7 +81,7 @@ def test_killed_in_mid_push_it_goes_on_and_other_machines_pull_it(machine, remot
     assert sorted(keys("published/files/")) == sorted(objects)
 
 
-def test_some_shards_are_a_data_set_and_nothing_else_is_fetched(machine, remote, s3, bucket, tmp_path):
+def test_some_shards_are_a_data_set_and_nothing_else_is_fetched(machine, remote, s3, bucket, tmp_path, capsys):
     machine("a")
     ref = curated()
     rows = [(r.key, r.images["clean"]) for r in read_rows(ref, Pair)]
@@ -104,6 +105,8 @@ def test_some_shards_are_a_data_set_and_nothing_else_is_fetched(machine, remote,
     same.write("x", read_rows(part, Pair))
     assert same.finish().digest == part.digest
 
+    assert main(["data", "pull", ref.digest[:8], "--remote", remote, "--shards", "2", "--out", f"{tmp_path}/two"]) == 0
+    assert "4 rows in 1 files" in capsys.readouterr().out and open_dataset(tmp_path / "two").rows == 4
     with pytest.raises(ValueError, match="has no shard 6: expected 0 to 5"):
         pull_set(pointer, tmp_path / "none", (6,))
     with pytest.raises(ExchangeError, match="a file that should be there is gone"):
