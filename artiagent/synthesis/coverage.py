@@ -26,10 +26,11 @@ def patch_coverage(masks: Sequence[Mask], patch: int, united: int) -> np.ndarray
         raise ValueError(f"masks of {height}x{width} and {other[0]}x{other[1]} px in one scene; expected one size")
     pixels = height * width
     starts, ends, owners = _runs([mask.counts for mask in masks], pixels)
-    first, last = _union(*(edge[owners < united] - pixels * owners[owners < united] for edge in (starts, ends)))
-    starts, ends = (
-        np.concatenate([edge, more + len(masks) * pixels]) for edge, more in ((starts, first), (ends, last))
-    )
+    count = owners.searchsorted(united)
+    base = pixels * owners[:count]
+    first, last = _union(starts[:count] - base, ends[:count] - base)
+    starts = np.concatenate([starts, first + len(masks) * pixels])
+    ends = np.concatenate([ends, last + len(masks) * pixels])
     # A column is a whole number of patches high, so that segments of that height never cross a column.
     before, after = starts // patch, (ends - 1) // patch
     pieces = after - before + 1
@@ -38,8 +39,9 @@ def patch_coverage(masks: Sequence[Mask], patch: int, united: int) -> np.ndarray
     covered = np.full(len(segments), patch)
     covered[stop - pieces] -= starts - before * patch
     covered[stop - 1] -= (after + 1) * patch - ends
-    columns, rows = np.divmod(segments, height // patch)
-    cells = (columns // patch) * (height // patch) + rows
+    high = height // patch
+    columns = segments // high
+    cells = (columns // patch) * high + segments - columns * high
     shape = (len(masks) + 1, width // patch, height // patch)
     return np.bincount(cells, covered, np.prod(shape)).astype(np.int64).reshape(shape).transpose(0, 2, 1)
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -42,22 +43,30 @@ def plan(section: PlanningSection, scenes: DatasetRef, patch: int, out: Path) ->
     if (ready := open_dataset(out, stamp)) is not None:
         return ready
     planner = BatchPlanner(section, patch, out, stamp, lanes)
-    missing = _missing(scenes, planner.writer())
-    left = sum(map(len, missing.values()))
-    texts = read_json(scenes, (), {key for keys in missing.values() for key in keys}.__contains__)
-    work = ((index, [text for _, text, _ in islice(texts, len(keys))]) for index, keys in missing.items())
-    workers = _workers(list(missing), lanes)
+    writer = planner.writer()
+    missing = [index for index in range(-(-scenes.rows // SOURCES_PER_BATCH)) if _batch(index) not in writer]
+    left = sum(len(_rows(index, scenes)) for index in missing)
+    work, workers = _texts(scenes, missing), _workers(missing, lanes)
     with tqdm(desc="plan", initial=scenes.rows - left, total=scenes.rows, unit="source") as bar:
         for planned in ordered_map(BatchPlanner, (section, patch, out, stamp, lanes), work, workers):
             bar.update(planned)
     return _finish(planner.writer(), lanes)
 
 
-def _missing(scenes: DatasetRef, writer: DatasetWriter[Job]) -> dict[int, list[str]]:
-    """Keys of the sources by batch, for the batches that are not on disk."""
-    keys = (key for key, *_ in read_json(scenes, ()))
-    batches = iter(lambda: list(islice(keys, SOURCES_PER_BATCH)), [])
-    return {index: batch for index, batch in enumerate(batches) if _batch(index) not in writer}
+def _rows(index: int, scenes: DatasetRef) -> range:
+    """The rows of the scene set that a batch plans."""
+    return range(index * SOURCES_PER_BATCH, min((index + 1) * SOURCES_PER_BATCH, scenes.rows))
+
+
+def _texts(scenes: DatasetRef, missing: list[int]) -> Iterator[tuple[int, list[str]]]:
+    """The scenes of every missing batch as JSON; adjacent batches are read as one stream."""
+    end, texts = -1, iter(())
+    for index in missing:
+        rows = _rows(index, scenes)
+        if rows.start != end:
+            texts = read_json(scenes, (), rows=range(rows.start, scenes.rows))
+        yield index, [text for _, text, _ in islice(texts, len(rows))]
+        end = rows.stop
 
 
 def _workers(missing: list[int], lanes: int) -> int:
@@ -68,7 +77,7 @@ def _workers(missing: list[int], lanes: int) -> int:
 
 
 def _finish(writer: DatasetWriter[Job], lanes: int) -> DatasetRef:
-    last = sorted(writer.done)[-lanes:]
+    last = list(writer)[-lanes:]
     counts = [Counts.of(writer.note(batch)) for batch in last]
     rejected = sum((c.rejected for c in counts), Counter())
     balance = sum((c.balance for c in counts), Counter())

@@ -9,7 +9,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -80,8 +80,7 @@ class Grids(NamedTuple):
         )  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Candidate:
+class Candidate(NamedTuple):
     """A part of an entity, or an overlapping pair of entities, that a tool may take."""
 
     entity: Entity
@@ -89,11 +88,6 @@ class Candidate:
     other: Entity | None = None
     kernel: str = ""
     own: int = 0  # patches that it will use in any case: with one of them taken there is no need to map it
-    key: tuple[str, str, str] = field(init=False)
-
-    def __post_init__(self) -> None:
-        key = (self.part.id if self.part else self.entity.id, self.other.id if self.other else "", self.kernel)
-        object.__setattr__(self, "key", key)
 
 
 class SourcePlanner:
@@ -112,7 +106,7 @@ class SourcePlanner:
         self.grids = Grids.of(scene, section, patch)
         self.rejections: list[Rejection] = []
         self.options: dict[Tool, list[Candidate]] = {}
-        self.used: set[tuple[Tool, tuple[str, str, str]]] = set()
+        self.used: dict[Tool, set[int]] = {}  # by their places among the options
 
     def jobs(self) -> Iterator[Job]:
         variants = self.section.variants
@@ -160,7 +154,7 @@ class SourcePlanner:
     def _one(self, rng: np.random.Generator, taken: int) -> tuple[Injection, int] | None:
         """An injection that uses none of the patches ``taken``, and those it uses."""
         for tool in self._ranked_tools(rng):
-            for candidate in self._ranked_candidates(tool, rng):
+            for place, candidate in self._ranked_candidates(tool, rng):
                 seed = int(rng.integers(2**31))
                 if candidate.own & taken:
                     continue
@@ -171,7 +165,7 @@ class SourcePlanner:
                 uses = self._patches(result.mapping)
                 if uses & taken:
                     continue
-                self.used.add((tool, candidate.key))
+                self.used.setdefault(tool, set()).add(place)
                 self.balance[tool] += 1
                 return self._injection(tool, candidate, seed, result), uses
         return None
@@ -189,13 +183,15 @@ class SourcePlanner:
         order = [tools[i] for i in rng.permutation(len(tools)).tolist()]
         return sorted(order, key=lambda tool: self.balance[tool] / wanted[tool])
 
-    def _ranked_candidates(self, tool: Tool, rng: np.random.Generator) -> list[Candidate]:
-        """Unused candidates first, otherwise in seeded order."""
+    def _ranked_candidates(self, tool: Tool, rng: np.random.Generator) -> list[tuple[int, Candidate]]:
+        """Candidates with their places: unused ones first, otherwise in seeded order."""
         if tool not in self.options:
             self.options[tool] = self._candidates(tool)
         options = self.options[tool]
-        shuffled = [options[i] for i in rng.permutation(len(options)).tolist()]
-        return sorted(shuffled, key=lambda c: (tool, c.key) in self.used)
+        shuffled = rng.permutation(len(options)).tolist()
+        if used := self.used.get(tool):
+            shuffled.sort(key=used.__contains__)
+        return [(place, options[place]) for place in shuffled]
 
     def _candidates(self, tool: Tool) -> list[Candidate]:
         entities, bits = self.scene.entities, self.grids.bits

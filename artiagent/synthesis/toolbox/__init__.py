@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
-from functools import lru_cache
 
 import numpy as np
 from scipy.fft import irfft2, next_fast_len, rfft2
 
 from artiagent.records import PatchMapping, Reason
-from artiagent.synthesis.toolbox.frame import frame
+from artiagent.synthesis.toolbox.frame import frame, shifts
 
+__all__ = ["Mapped", "NoMapping", "hits", "hits_at", "mapping", "nearest", "shifts"]
 _FEW = 2**15  # distances that are rather looked up than avoided
 
 
@@ -98,24 +98,21 @@ def hits(form: np.ndarray, maps: np.ndarray) -> np.ndarray:
     return np.rint(irfft2(spectrum, s=size)).astype(np.int64)
 
 
-def hits_at(form: np.ndarray, maps: np.ndarray, options: np.ndarray) -> np.ndarray:
-    """``hits`` for the shifts ``options`` [s, 2] alone, all smaller than the grid. Returns int64 [k, s]."""
-    if form.sum() * len(options) > _FEW:
-        return hits(form, maps)[:, options[:, 0], options[:, 1]]
+def hits_at(
+    form: np.ndarray, maps: tuple[np.ndarray, np.ndarray], options: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """``hits`` on two maps, and how many cells stay in frame, for the shifts ``options`` [s, 2] alone: three int64 [s].
+
+    The shifts are smaller than the grid; the maps' counts of any form stay below 2**20.
+    """
     height, width = form.shape
-    wide = np.zeros((3 * height, 3 * width, len(maps)), dtype=np.int64)  # no shift leads out of it
-    wide[height : 2 * height, width : 2 * width] = maps.transpose(1, 2, 0)
     rows, cols = form.nonzero()
-    places = (rows + height) * 3 * width + cols + width
-    return wide.reshape(-1, len(maps))[(options @ (3 * width, 1))[:, None] + places].sum(axis=1).T
-
-
-@lru_cache(maxsize=64)
-def shifts(radius: int) -> np.ndarray:
-    """All (d_row, d_col) with 1 <= L1 <= radius, int64 [s, 2], in a fixed order; not to be written to."""
-    span = np.arange(-radius, radius + 1)
-    grid = np.stack(np.meshgrid(span, span, indexing="ij"), axis=-1).reshape(-1, 2)
-    length = np.abs(grid).sum(axis=1)
-    found = grid[(length >= 1) & (length <= radius)]
-    found.flags.writeable = False
-    return found
+    if len(rows) * len(options) > _FEW:
+        counts = hits(form, np.stack([*maps, np.ones(form.shape)]))
+        return tuple(counts[:, options[:, 0], options[:, 1]])
+    wide = np.zeros((3 * height, 3 * width), dtype=np.int64)  # no shift leads out of it
+    wide[height : 2 * height, width : 2 * width] = maps[0] + (maps[1].astype(np.int64) << 20) + (1 << 40)
+    places = (rows + height) * (3 * width) + (cols + width)
+    moves = options[:, 0] * (3 * width) + options[:, 1]
+    counts = wide.ravel()[moves[:, None] + places].sum(axis=1)
+    return counts & 0xFFFFF, counts >> 20 & 0xFFFFF, counts >> 40

@@ -38,8 +38,8 @@ def add(
     body = all_of_it & ~whole
     reach = bits.grow(body or all_of_it, 1)
     # r_self + r_ent + r_other: no patch is part and body, so that one map of counts stands for the three shares.
-    clash = bits.grid(whole | body).astype(int) + bits.grid(bits.pack(others) & ~whole)
-    overlap, contact, inside = hits_at(form, np.stack([clash, bits.grid(reach), np.ones_like(clash)]), options) / size
+    clash = bits.grid(whole | body) + bits.grid(bits.pack(others) & ~whole).astype(int)
+    overlap, contact, inside = (counts / size for counts in hits_at(form, (clash, bits.grid(reach)), options))
     own_contact = (shape & reach).bit_count() / size
     touches = (contact > 0) & (contact >= section.add_contact * own_contact)
     usable = (inside >= section.add_min_visible) & touches & (overlap < 1.5)
@@ -95,4 +95,5 @@ def _choose(scores: np.ndarray, temperature: float, rng: np.random.Generator) ->
     if temperature == 0:
         return int(scores.argmax())
     weights = np.exp((scores - scores.max()) / temperature)
-    return int(rng.choice(len(scores), p=weights / weights.sum()))
+    chances = (weights / weights.sum()).cumsum()  # as ``rng.choice`` draws, without its checks
+    return int((chances / chances[-1]).searchsorted(rng.random(), side="right"))

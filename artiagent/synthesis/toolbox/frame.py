@@ -20,6 +20,7 @@ class Frame:
         first = sum(1 << row * width for row in range(height))
         self._not_first, self._not_last = self.full & ~first, self.full & ~(first << width - 1)
         self._bytes = (self.cells + 7) // 8
+        self._moves: dict[int, list[tuple[int, int]]] = {}
         self.rows, self.cols = np.divmod(np.arange(self.cells), width)
 
     def pack(self, grid: np.ndarray) -> int:
@@ -51,8 +52,21 @@ class Frame:
             bits = (bits | sideways | bits << self.width | bits >> self.width) & self.full
         return bits
 
+    def moves(self, radius: int) -> list[tuple[int, int]]:
+        """For every shift of ``shifts(radius)``: the patches that stay in frame, and by how many bits they move."""
+        if radius not in self._moves:
+            self._moves[radius] = [self._move(*shift) for shift in shifts(radius).tolist()]
+        return self._moves[radius]
+
+    def _move(self, d_row: int, d_col: int) -> tuple[int, int]:
+        rows, cols = self.rows + d_row, self.cols + d_col
+        stays = (rows >= 0) & (rows < self.shape[0]) & (cols >= 0) & (cols < self.width)
+        return self.pack(stays), d_row * self.width + d_col
+
     def distances(self, cell: int, cells: np.ndarray) -> np.ndarray:
-        """L1 distances of ``cells`` [n] from a cell, int64 [n]."""
+        """L1 distances of ``cells`` [n] from a cell, whole numbers [n]."""
+        if self.table is not None:
+            return self.table[cell, cells]
         return np.abs(self.rows[cells] - self.rows[cell]) + np.abs(self.cols[cells] - self.cols[cell])
 
     @cached_property
@@ -63,6 +77,17 @@ class Frame:
         steps = [np.arange(length) for length in self.shape]
         rows, cols = (np.abs(axis[:, None] - axis).astype(np.min_scalar_type(sum(self.shape))) for axis in steps)
         return (rows[:, None, :, None] + cols[:, None, :]).reshape(self.cells, self.cells)
+
+
+@lru_cache(maxsize=64)
+def shifts(radius: int) -> np.ndarray:
+    """All (d_row, d_col) with 1 <= L1 <= radius, int64 [s, 2], in a fixed order; not to be written to."""
+    span = np.arange(-radius, radius + 1)
+    grid = np.stack(np.meshgrid(span, span, indexing="ij"), axis=-1).reshape(-1, 2)
+    length = np.abs(grid).sum(axis=1)
+    found = grid[(length >= 1) & (length <= radius)]
+    found.flags.writeable = False
+    return found
 
 
 @lru_cache(maxsize=64)

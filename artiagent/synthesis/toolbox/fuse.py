@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from artiagent.config import PlanningSection
-from artiagent.synthesis.toolbox import Mapped, NoMapping, mapping, nearest, shifts
+from artiagent.synthesis.toolbox import Mapped, NoMapping, mapping, nearest
 from artiagent.synthesis.toolbox.frame import Frame, frame
 
 _LEAST = 4  # patches of a fusion
@@ -32,10 +32,10 @@ def fuse(
     sides = _Sides(bits, one, two, band, bits.pack(core))
     borrowed: list[tuple[bool, dict[int, int], int]] = []  # from a?, pairs, how many the offset served
     for region in _voronoi(bits, bits.indices(band), section.fuse_seeds):
-        side, from_a = sides.opposite(int(region[0]))
+        side, from_a = sides.opposite(region[0])
         if side:
-            references, shared = _offset_references(bits, region, side, section.fuse_offset)
-            borrowed.append((from_a, dict(zip(region.tolist(), references.tolist(), strict=True)), shared))
+            taken, shared = _offset_references(bits, region, side, section.fuse_offset)
+            borrowed.append((from_a, taken, shared))
     if rng.random() < section.fuse_one_sided:
         giver = bool(rng.random() < 0.5)
         chosen = [entry for entry in borrowed if entry[0] is giver]
@@ -52,31 +52,36 @@ def fuse(
     return Mapped(mapping(a.shape, targets, references), moved / len(pairs), params)
 
 
-def _voronoi(bits: Frame, cells: np.ndarray, seeds: int) -> list[np.ndarray]:
+def _voronoi(bits: Frame, cells: np.ndarray, seeds: int) -> list[list[int]]:
     """Split ``cells`` [n] into L1 Voronoi regions of farthest-point seeds; first seed: nearest to the centroid.
 
     Returns the cells of every region, its seed first.
     """
     rows, cols = bits.rows[cells], bits.cols[cells]
-    seed = int((np.abs(rows - rows.mean()) + np.abs(cols - cols.mean())).argmin())
-    chosen, least = [seed], bits.distances(int(cells[seed]), cells)
-    region_of = np.zeros(len(cells), dtype=np.int64)
-    while len(chosen) < min(seeds, len(cells)):
+    size = len(cells)
+    seed = int((np.abs(rows - rows.sum() / size) + np.abs(cols - cols.sum() / size)).argmin())
+    chosen, least = [seed], bits.distances(cells[seed], cells)
+    region_of = np.zeros(size, dtype=np.int64)
+    while len(chosen) < min(seeds, size):
         seed = int(least.argmax())
-        distances = bits.distances(int(cells[seed]), cells)
+        distances = bits.distances(cells[seed], cells)
         region_of[distances < least] = len(chosen)
         least = np.minimum(least, distances)
         chosen.append(seed)
-    region_of[chosen] = -1
-    return [np.concatenate([cells[[seed]], cells[region_of == k]]) for k, seed in enumerate(chosen)]
+    regions = [[int(cells[seed])] for seed in chosen]
+    region_of[chosen] = -1  # they are there already
+    for cell, region in zip(cells.tolist(), region_of.tolist(), strict=True):
+        if region >= 0:
+            regions[region].append(cell)
+    return regions
 
 
 class _Sides:
     """What the regions of a band borrow from: sets of patches outside the band, see ``Frame``."""
 
     def __init__(self, bits: Frame, a: int, b: int, band: int, core: int) -> None:
-        self.only_a, self.only_b = (bits.indices(side) for side in (a & ~b, b & ~a))
-        self.outside = {1: b & ~a & ~band, -1: a & ~b & ~band, 0: (a | b) & ~band}
+        self.only_a, self.only_b = a & ~b, b & ~a
+        self.outside = {1: self.only_b & ~band, -1: self.only_a & ~band, 0: (a | b) & ~band}
         self.bits, self.core = bits, core
 
     def opposite(self, seed: int) -> tuple[int, bool]:
@@ -84,29 +89,28 @@ class _Sides:
 
         B\\A if the seed is nearer to A\\B, A\\B if to B\\A; the whole foreground at a tie or if that side is empty.
         """
-        to_a, to_b = (self._distance(seed, cells) for cells in (self.only_a, self.only_b))
-        nearer = (to_b > to_a) - (to_b < to_a)
+        reach = 1 << seed
+        while not reach & (self.only_a | self.only_b) and reach != self.bits.full:
+            reach = self.bits.grow(reach, 1)
+        nearer = bool(reach & self.only_a) - bool(reach & self.only_b)
         return (self.outside[nearer] or self.outside[0]) & self.core, nearer <= 0
 
-    def _distance(self, seed: int, cells: np.ndarray) -> int:
-        return int(self.bits.distances(seed, cells).min()) if cells.size else self.bits.cells + sum(self.bits.shape)
 
+def _offset_references(bits: Frame, region: list[int], side: int, radius: int) -> tuple[dict[int, int], int]:
+    """References by target: by the best shared offset, else the nearest patch of ``side``; how many the offset served.
 
-def _offset_references(bits: Frame, region: np.ndarray, side: int, radius: int) -> tuple[np.ndarray, int]:
-    """References [n] by the best shared offset, else the nearest patch of ``side``; and how many the offset served."""
-    height, width = bits.shape
-    wide = np.zeros((height + 2 * radius, width + 2 * radius), dtype=bool)  # no offset leads out of it
-    wide[radius : radius + height, radius : radius + width] = bits.grid(side)
-    options = shifts(radius)
-    stride = width + 2 * radius
-    places = (bits.rows[region] + radius) * stride + bits.cols[region] + radius
-    valid = wide.ravel()[(options @ (stride, 1))[:, None] + places]
-    best = int(valid.sum(axis=1).argmax())
-    served = valid[best]
-    references = region + options[best] @ (width, 1)
-    if not served.all():
-        references[~served] = nearest(region[~served], bits.indices(side), bits.shape)
-    return references, int(served.sum())
+    Of several best offsets the first of ``shifts`` is taken.
+    """
+    targets = sum(1 << cell for cell in region)
+    moves = bits.moves(radius)
+    served = [(targets & stays) << by & side if by >= 0 else (targets & stays) >> -by & side for stays, by in moves]
+    counts = [found.bit_count() for found in served]
+    best = counts.index(max(counts))
+    stays, by = moves[best]
+    pairs = {cell: cell + by for cell in region}
+    if left := [cell for cell in region if not (stays >> cell & 1 and side >> cell + by & 1)]:
+        pairs.update(zip(left, nearest(np.array(left), bits.indices(side), bits.shape).tolist(), strict=True))
+    return pairs, counts[best]
 
 
 def _add_reversed(pairs: dict[int, int], rng: np.random.Generator) -> None:
