@@ -52,6 +52,15 @@ def device_names(text: str) -> tuple[str, ...]:
     return names
 
 
+def too_few(step: str, count: int, names: Sequence[str]) -> str:
+    """What is wrong with a step that needs more devices than there are, and what to do about it."""
+    have = ", ".join(names) or "none"
+    return (
+        f"{step}: its profile needs {count} devices, the pinned stack has {len(names)} ({have}); name a smaller "
+        f"profile under scale.profiles, or register the stack with more devices"
+    )
+
+
 def lock_dir() -> Path:
     """Where the locks of this host are: of the home, and of the host when several share the home."""
     return home() / "devices" / socket.gethostname()
@@ -81,8 +90,7 @@ def lease(
     Raises LeaseError when there are fewer devices than asked for, or when the time is over.
     """
     if count > len(devices):
-        have = ", ".join(devices) or "none"
-        raise LeaseError(f"{holder}: needs {count} devices, this host has {len(devices)} ({have})")
+        raise LeaseError(too_few(holder, count, devices))
     end = time.monotonic() + seconds
     taken: dict[str, int] = {}
     turn = None

@@ -6,13 +6,14 @@ status, and retries a failed step by itself. What is under way is known by step 
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import textwrap
 import time
 from pathlib import Path
 from threading import Event, Lock, Thread
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 from uuid import UUID
 
 from zenml.client import Client
@@ -20,6 +21,7 @@ from zenml.config.global_config import GlobalConfiguration
 from zenml.constants import (
     ENV_ZENML_CONFIG_PATH,
     ENV_ZENML_DISABLE_DATABASE_MIGRATION,
+    ENV_ZENML_DYNAMIC_PIPELINE_MONITORING_INTERVAL,
     ENV_ZENML_LOCAL_STORES_PATH,
 )
 from zenml.enums import ExecutionStatus
@@ -31,7 +33,7 @@ from zenml.utils.time_utils import utc_now
 from artiagent.store import checkout, home
 from pipelines.pinned.crew import Crew, Ended, Job
 from pipelines.pinned.flavor import PinnedConfig, PinnedSettings
-from pipelines.pinned.leases import DEVICES, Lease, LeaseError, device_names, lease
+from pipelines.pinned.leases import DEVICES, Lease, LeaseError, device_names, lease, too_few
 
 if TYPE_CHECKING:
     from zenml.config.base_settings import BaseSettings
@@ -42,11 +44,16 @@ if TYPE_CHECKING:
 
 SAY_AFTER = 5.0  # seconds of waiting before it is said
 NEWS = 60.0  # seconds between two lines that say so
+INTERVAL = "1"  # seconds between two looks at the steps; ZenML's 10 are for servers far away
 UNDER_WAY = (ExecutionStatus.PROVISIONING, ExecutionStatus.RUNNING, ExecutionStatus.INITIALIZING)
 
 
 class PinnedOperator(BaseStepOperator):
     """Steps of one host, each in a process that sees the devices it leased and no other."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        os.environ.setdefault(ENV_ZENML_DYNAMIC_PIPELINE_MONITORING_INTERVAL, INTERVAL)
 
     @property
     def config(self) -> PinnedConfig:
@@ -252,15 +259,6 @@ def publish(step_run_id: UUID, reason: str) -> None:
             step_run_id=step_run_id, status=ExecutionStatus.FAILED, end_time=utc_now(),
             exception_info=ExceptionInfo(traceback=reason, message=reason),
         )  # fmt: skip
-
-
-def too_few(step: str, count: int, names: tuple[str, ...]) -> str:
-    """What is wrong and what to do about it."""
-    have = ", ".join(names) or "none"
-    return (
-        f"{step}: its profile needs {count} devices, the pinned stack has {len(names)} ({have}); name a smaller "
-        f"profile under scale.profiles, or register the stack with more devices"
-    )
 
 
 def oom_kills() -> int:

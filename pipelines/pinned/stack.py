@@ -6,14 +6,18 @@ known first, and may be repeated with other devices.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from artiagent.config import Config
 from pipelines.pinned.flavor import FLAVOR, SOURCE, PinnedConfig
-from pipelines.pinned.leases import device_names
+from pipelines.pinned.leases import device_names, too_few
+
+if TYPE_CHECKING:
+    from zenml.stack import Stack
 
 FILE = Path(__file__).resolve().parents[2] / "infra" / "stacks" / "pinned.yaml"
 
@@ -69,22 +73,18 @@ def _component(client: Any, kind: str, name: str, flavor: str, configuration: di
     return known[0].id
 
 
-def check_devices(config: Config) -> None:
-    """Before a run on the active stack. On a stack without pinned devices there is nothing to check.
+def device_problems(config: Config, stack: Stack, stages: Collection[str]) -> list[str]:
+    """Stages of a run that would wait for ever: they need more devices than the stack's host has.
 
-    Raises ValueError naming the stages that need more devices than this host has.
+    Args:
+        config: whose profiles are meant.
+        stack: that the run is submitted to; one without pinned devices has no such problems.
+        stages: their names.
     """
-    from zenml.client import Client
-
     from pipelines.placement import devices, profile_of
-    from pipelines.stages import stages
 
-    operator = Client().active_stack.step_operator
-    if operator is None or operator.flavor != FLAVOR:
-        return
-    from pipelines.pinned.operator import too_few
-
-    names = device_names(operator.config.names)
-    needs = {stage.name: devices(profile_of(stage.name, config)) for stage in stages(config)}
-    if wrong := [too_few(stage, count, names) for stage, count in needs.items() if count > len(names)]:
-        raise ValueError("\n".join(wrong))
+    if stack.step_operator is None or stack.step_operator.flavor != FLAVOR:
+        return []
+    names = device_names(stack.step_operator.config.names)
+    needs = {stage: devices(profile_of(stage, config)) for stage in stages}
+    return [too_few(stage, count, names) for stage, count in needs.items() if count > len(names)]

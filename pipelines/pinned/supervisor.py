@@ -30,6 +30,8 @@ from typing import IO
 GRACE = 10.0  # seconds between SIGTERM and SIGKILL
 PAUSE = 0.1  # seconds between two looks at the children
 MESSAGE, FILES = 2**17, 64
+BAR = 10.0  # seconds between two looks at a bar
+LINE = 2**16  # bytes; a longer one is broken
 TAIL = 20  # lines of a child's output that are kept for an error message
 PR_SET_PDEATHSIG = 1
 DRIVER = "/dev/nvidia"
@@ -46,6 +48,7 @@ class Child:
     log: IO[bytes]
     rest: bytes = b""
     tail: list[str] = field(default_factory=list)
+    bar_at: float = 0.0
     kill_at: float | None = None
 
 
@@ -139,18 +142,25 @@ class Supervisor:
                 self._tell(id=child.id, code=os.waitstatus_to_exitcode(status), tail=child.tail)
 
     def _pass_on(self, child: Child, last: bool = False) -> None:
-        """What a child printed, line by line with its prefix, and to its log."""
+        """What a child printed: everything to its log, its lines with a prefix to where this process prints.
+
+        Of a bar that is drawn again and again in one line, what it shows every few seconds and at the end.
+        """
         with suppress(BlockingIOError):
             while data := os.read(child.out, 2**16):
                 child.log.write(data)
                 child.log.flush()
-                *lines, child.rest = (child.rest + data).replace(b"\r", b"\n").split(b"\n")
+                *lines, child.rest = (child.rest + data).split(b"\n")
                 self._print(child, lines)
-        if last:
-            self._print(child, [child.rest])
+        bar = b"\r" in child.rest and time.monotonic() > child.bar_at
+        if last or bar or len(child.rest) > LINE:
+            shown, child.rest = child.rest, b""
+            child.bar_at = time.monotonic() + BAR
+            self._print(child, [shown])
 
     def _print(self, child: Child, lines: Iterable[bytes]) -> None:
-        texts = [text for line in lines if (text := line.decode(errors="replace").rstrip())]
+        drawn = (line.decode(errors="replace").rstrip().rpartition("\r")[2] for line in lines)
+        texts = [text for text in drawn if text]
         child.tail = [*child.tail, *texts][-TAIL:]
         with suppress(OSError):  # the terminal may be gone; the log is not
             os.write(1, "".join(f"{child.prefix} {text}\n" for text in texts).encode())

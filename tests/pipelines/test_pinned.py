@@ -26,7 +26,7 @@ sys.path.insert(0, str(checkout()))
 from zenml.client import Client  # noqa: E402
 
 from pipelines.pinned import operator  # noqa: E402
-from pipelines.pinned.stack import FILE, check_devices, register  # noqa: E402
+from pipelines.pinned.stack import FILE, device_problems, register  # noqa: E402
 
 TWO = ("fake-0", "fake-1")
 ROOT = Path(checkout())
@@ -77,7 +77,7 @@ def test_a_lease_is_exclusive_and_says_who_has_it(own_home):
 
 
 def test_more_devices_than_there_are_is_refused_at_once(own_home):
-    with pytest.raises(LeaseError, match=r"needs 3 devices, this host has 2 \(fake-0, fake-1\)"):
+    with pytest.raises(LeaseError, match=r"greedy: .* needs 3 devices, .* has 2 \(fake-0, fake-1\)"):
         lease(TWO, 3, "greedy", 3600)
 
 
@@ -147,6 +147,10 @@ def main():
     if what == "folder":
         os.mkdir(os.environ["OWN"])
         print(os.environ["OWN"])
+    if what == "bar":
+        for n in range(100):
+            print(f"\\r{n}", end="", flush=True)
+        print("\\r100\\nnext")
     if what == "raise":
         raise ValueError("no such thing")
 """
@@ -170,13 +174,16 @@ def work(tmp_path):
 
 
 def test_a_process_sees_its_device_and_says_how_it_ended(work):
-    runs = {what: work.start(what) for what in ("nothing", "folder", "raise", "kill")}
+    runs = {what: work.start(what) for what in ("nothing", "folder", "bar", "raise", "kill")}
     until(lambda: all(run.done for run in runs.values()))
     assert runs["nothing"].said() == ["device 7 nothing"]
     assert {what: run.done[0].code for what, run in runs.items()} == {
-        "nothing": 0, "folder": 0, "raise": 1, "kill": -signal.SIGKILL,
+        "nothing": 0, "folder": 0, "bar": 0, "raise": 1, "kill": -signal.SIGKILL,
     }  # fmt: skip
     assert runs["raise"].done[0].tail[-1] == "ValueError: no such thing"
+    shown = runs["bar"].done[0].tail
+    assert shown[-2:] == ["100", "next"] and len(shown) <= 4  # noqa: PLR2004  (a bar is one line, or two)
+    assert len(runs["bar"].log.read_text()) > 190  # noqa: PLR2004
     own = Path(runs["folder"].said()[1])
     assert own.is_dir()
     work.crew.close()
@@ -307,10 +314,11 @@ def test_ctrl_c_leaves_no_process_and_no_lease(stack, tmp_path):
     assert holders(TWO) == {"fake-0": "", "fake-1": ""}
 
 
-def test_a_profile_with_more_devices_than_the_host_is_refused_before_the_run(stack):
-    check_devices(Config())
+def test_a_profile_with_more_devices_than_the_host_is_found_before_the_run(stack):
     config = Config.model_validate({"scale": {"profiles": {"finetune": "gpu-8x80gb"}}})
-    with pytest.raises(ValueError, match=r"finetune: its profile needs 8 devices, the pinned stack has 2 .*scale"):
-        check_devices(config)
+    active, names = Client().active_stack, ["plan", "finetune"]
+    assert device_problems(Config(), active, names) == []
+    (problem,) = device_problems(config, active, names)
+    assert problem.startswith("finetune: its profile needs 8 devices, the pinned stack has 2 (fake-0, fake-1); name")
     with active_stack("default"):
-        check_devices(config)
+        assert device_problems(config, Client().active_stack, names) == []
