@@ -155,7 +155,7 @@ def test_kfp_reads_it_back(paper):
 
 
 def test_golden_file(paper):
-    """The first of equal shards stands for all of them. REGOLD=1 in the environment renews the file."""
+    """The first of equal shards stands for all of them. ARTIAGENT_GOLDEN=write renews the file."""
     _, tasks = paper
     found = {}
     for name, (task, container, pod) in tasks.items():
@@ -168,7 +168,7 @@ def test_golden_file(paper):
         behind = sorted({re.sub(r"-shard-\d+$", "-shard", other) for other in task.get("dependentTasks", [])})
         found[name] = {"after": behind, "container": {**container, "command": command, "args": args}, "pod": pod}
     text = yaml.dump(found, Dumper=_Plain, width=120)
-    if os.environ.get("REGOLD"):
+    if os.environ.get("ARTIAGENT_GOLDEN") == "write":
         GOLDEN.write_text(text)
     assert text == GOLDEN.read_text()
 
@@ -262,7 +262,7 @@ def _filled(text, task, outputs, files):
 
 @pytest.fixture(scope="module")
 def twice(project, tmp_path_factory):
-    """The tiny project's chain, run from its compiled pipeline in this process: all of it, then its first half again."""
+    """The tiny project's chain, run from its compiled pipeline in this process: all of it, then half of it again."""
     folder = tmp_path_factory.mktemp("kfp")
     config_file = folder / "exported.yaml"
     config_file.write_text((project.folder / "tiny.yaml").read_text())
