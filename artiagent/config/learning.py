@@ -58,6 +58,7 @@ class SftSection(Section):
     save_steps: int = 50
     group_by_length: bool = False  # batches of rows of like length; pairs stay together
     processes: int = Field(default=1, ge=1)  # on this machine, one per accelerator; they share the batch's accumulation
+    nodes: int = Field(default=1, ge=1)  # machines with ``processes`` each
     sharding: Literal["none", "fsdp", "zero2", "zero3"] = "none"  # of weights and optimizer over the processes
 
 

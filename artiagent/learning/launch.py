@@ -1,9 +1,10 @@
-"""One stage of fine-tuning in several processes of this machine, started by PyTorch's own launcher.
+"""One stage of fine-tuning in several processes, of this machine and of others, started by PyTorch's own launcher.
 
-Knows processes, their messages and their end. Does not know training: every process runs `stages.train_stage`. The job
-travels as JSON in a file; points of the curve come back as lines of another.
+Knows processes, their messages and their end. Does not know training: every process runs `stages.train_stage`; nor how
+machines find each other (`nodes`). The job travels as JSON in a file; points of the curve return as lines of another.
+Several machines see the same folder: what the first process writes there, all of them resume from.
 
-``python -m torch.distributed.run --nproc_per_node N -m artiagent.learning.launch JOB.json`` is what `launch` calls.
+``python -m torch.distributed.run ... -m artiagent.learning.launch JOB.json`` is what `launch` and `follow` call.
 """
 
 from __future__ import annotations
@@ -13,50 +14,154 @@ import os
 import subprocess
 import sys
 import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 from artiagent.devices import quiet_loading, use_threads
+from artiagent.exchange import fetch
 from artiagent.learning.family import family_of
+from artiagent.learning.nodes import JOIN_SECONDS, Follower, Head, NodeError, Place
 from artiagent.learning.paired import open_rows
-from artiagent.learning.stages import CURVES, Report, StageJob, train_stage
+from artiagent.learning.sharding import check_section, processes
+from artiagent.learning.stages import CURVES, Report, StageJob, resumed, train_stage
 from artiagent.store import write_atomic
 
-JOB, POINTS, ERROR = "job.json", "points.jsonl", "error-{rank}.txt"
+JOB, NODE_JOB, POINTS, ERROR = "job.json", "job-{node}.json", "points.jsonl", "error-{rank}.txt"
 POLL_SECONDS = 0.5
+GRACE_SECONDS = 5.0  # for the news of another node to explain why the processes here failed
+SHARED_SECONDS = 60.0  # until a file that node 0 wrote must be seen by the others
+Meeting = tuple[str, int]
 
 
-def launch(job: StageJob, report: Report | None = None) -> None:
-    """Train the stage in ``job.section.processes`` processes.
+def launch(job: StageJob, report: Report | None = None, head: Head | None = None) -> None:
+    """Train the stage in ``section.processes`` processes; with ``head`` on every node that it gathered.
 
-    They end when this one dies: they hold the other end of a pipe. Raises RuntimeError, with the first message of the
-    process that failed, when one of them does; the next call resumes.
+    They end when this one dies: they hold the other end of a pipe, and other nodes that of a connection. Raises
+    RuntimeError, with the first message of the process that failed, when one of them does, and NodeError when a node
+    is gone; the next call resumes.
     """
+    job = resumed(job)
     job.folder.mkdir(parents=True, exist_ok=True)
     for old in (*job.folder.glob(ERROR.format(rank="*")), job.folder / POINTS):
         old.unlink(missing_ok=True)
     write_atomic(job.folder / JOB, job.model_dump_json().encode())
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node"]
-    command += [str(job.section.processes), "--module", __name__, str(job.folder / JOB)]
+    meeting = head.start(job.model_dump(mode="json")) if head else None
+    told = 0
+
+    def watch() -> str:
+        nonlocal told
+        told += _tell(job.folder / POINTS, told, report)
+        return head.trouble() if head else ""
+
+    failure, trouble = _run(job, job.folder / JOB, _members(job, 0, meeting), watch)
+    if failure or not (job.folder / CURVES).is_file():
+        reason = trouble or failure or f"no {CURVES} in {job.folder}"
+        kind = NodeError if trouble else RuntimeError
+        raise kind(f"finetune {job.stage.name}: {reason}; run the same again to resume from the last checkpoint")
+
+
+def follow(place: Place) -> None:
+    """Train what node 0 asks for, until it has no more.
+
+    Raises NodeError when node 0 is gone or something failed, here or elsewhere.
+    """
+    follower = Follower(place)
+    try:
+        for tree, meeting in follower.jobs():
+            try:
+                _take_part(StageJob.model_validate(tree), place, meeting, follower)
+            except (OSError, ValueError, RuntimeError) as error:
+                follower.fail(str(error))
+                raise
+    finally:
+        follower.close()
+
+
+def _take_part(job: StageJob, place: Place, meeting: Meeting, follower: Follower) -> None:
+    check_section(job.section)
+    _see(job.folder / JOB, place)
+    job = _here(job)
+    file = job.folder / NODE_JOB.format(node=place.index)
+    write_atomic(file, job.model_dump_json().encode())
+    failure, trouble = _run(job, file, _members(job, place.index, meeting), follower.trouble)
+    if trouble or failure:
+        raise NodeError(trouble or failure)
+
+
+def _see(file: Path, place: Place) -> None:
+    """Wait until a file of node 0 is here. Raises NodeError when the folder is not shared."""
+    deadline = time.monotonic() + SHARED_SECONDS
+    while not file.is_file():
+        if time.monotonic() > deadline:
+            raise NodeError(
+                f"{file.parent}: node {place.index} does not see it; nodes need a folder that all of them share"
+            )
+        time.sleep(POLL_SECONDS)
+
+
+def _here(job: StageJob) -> StageJob:
+    """The job with data and weights on this machine, where it does not see those of node 0."""
+    conversations, base = (
+        ref if Path(ref.uri).is_dir() else fetch(ref) for ref in (job.conversations, job.base)
+    )  # fmt: skip
+    weights = Path(base.uri) if job.weights == Path(job.base.uri) else job.weights
+    for folder in (Path(conversations.uri), Path(base.uri), weights):
+        if not folder.is_dir():
+            raise NodeError(
+                f"{folder}: not on this node, nor in ARTIAGENT_STORE; put it into the folder that all share"
+            )
+    return job.model_copy(update={"conversations": conversations, "base": base, "weights": weights})
+
+
+def _members(job: StageJob, node: int, meeting: Meeting | None) -> list[str]:
+    """Arguments of PyTorch's launcher that say who takes part."""
+    if meeting is None:
+        return ["--standalone"]
+    address, port = meeting
+    return [
+        "--nnodes", str(job.section.nodes), "--node_rank", str(node), "--master_addr", address,
+        "--master_port", str(port), "--rdzv_conf", f"timeout={JOIN_SECONDS:.0f}",
+    ]  # fmt: skip
+
+
+def _command(job: StageJob, file: Path, members: list[str]) -> list[str]:
+    return [
+        sys.executable, "-m", "torch.distributed.run", *members, "--nproc_per_node", str(job.section.processes),
+        "--module", __name__, str(file),
+    ]  # fmt: skip
+
+
+def _run(job: StageJob, file: Path, members: list[str], watch: Callable[[], str]) -> tuple[str, str]:
+    """This machine's processes, to their end: why they failed, and what ``watch`` says of the other nodes; "": well.
+
+    ``watch`` is called again and again; they are ended when it says something.
+    """
     environment = {"OMP_NUM_THREADS": str(job.section.threads), **os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, env=environment, text=True)
+    process = subprocess.Popen(
+        _command(job, file, members), stdin=subprocess.PIPE, stderr=subprocess.PIPE, env=environment, text=True
+    )
     lines: list[str] = []
     relay = threading.Thread(target=_relay, args=(process, lines), daemon=True)
     relay.start()
+    trouble = ""
     try:
-        told = 0
-        while process.poll() is None:
+        while process.poll() is None and not trouble:
             relay.join(POLL_SECONDS)
-            told += _tell(job.folder / POINTS, told, report)
-        _tell(job.folder / POINTS, told, report)
+            trouble = watch()
     finally:
         process.stdin.close()  # an interrupted caller takes the processes along
+        if trouble:
+            process.terminate()  # it may still be waiting for other nodes
         process.wait()
     relay.join()
-    if process.returncode or not (job.folder / CURVES).is_file():
-        raise RuntimeError(
-            f"finetune {job.stage.name}: {_reason(job, lines, process.returncode)}; "
-            "run the same again to resume from the last checkpoint"
-        )
+    if not process.returncode:
+        return "", watch()
+    deadline = time.monotonic() + GRACE_SECONDS * (job.section.nodes > 1)
+    while not (trouble := trouble or watch()) and time.monotonic() < deadline:
+        time.sleep(POLL_SECONDS)
+    failure = _reason(job, lines, process.returncode)
+    return failure, trouble
 
 
 def _relay(process: subprocess.Popen[str], lines: list[str]) -> None:
@@ -77,13 +182,14 @@ def _tell(path: Path, told: int, report: Report | None) -> int:
 
 
 def _reason(job: StageJob, lines: list[str], code: int) -> str:
+    count = processes(job.section)
     failed = sorted(job.folder.glob(ERROR.format(rank="*")), key=lambda path: path.stat().st_mtime_ns)
     if failed:
         rank = failed[0].stem.rsplit("-", 1)[1]
-        return f"process {rank} of {job.section.processes} failed: {failed[0].read_text().strip()}"
+        return f"process {rank} of {count} failed: {failed[0].read_text().strip()}"
     killed = [line.strip() for line in lines if "exitcode" in line]
     told = killed[-1] if killed else f"exit code {code}"
-    return f"one of {job.section.processes} processes died without a message ({told}; out of memory?)"
+    return f"one of {count} processes died without a message ({told}; out of memory?)"
 
 
 def main(path: str) -> None:

@@ -1,7 +1,8 @@
 """Stage "finetune": TRL + PEFT from a base checkpoint, in stages (vision encoder frozen, then unfrozen).
 
 Knows the order of things and what is kept when it is interrupted. Does not know how a stage trains (`stages`), how
-conversations become tokens (`collate`), how pairs share a batch (`paired`) or what other processes do (`launch`). One
+conversations become tokens (`collate`), how pairs share a batch (`paired`), what other processes do (`launch`) or how
+other machines hear of it (`nodes`); of several, the first does alone what is not training. One
 adapter lives through both stages; at the end it is merged and a full model folder is written (`export`).
 
 The conversations are read through a memory-mapped Arrow copy below ``out/stages``: memory does not grow with their
@@ -20,16 +21,16 @@ from artiagent.devices import use_threads
 from artiagent.learning.export import STAMP, export, exported, seal_export
 from artiagent.learning.family import family_of
 from artiagent.learning.launch import launch
+from artiagent.learning.nodes import Head, gathered
 from artiagent.learning.paired import open_rows
-from artiagent.learning.sharding import check_section
+from artiagent.learning.sharding import check_section, processes
 from artiagent.learning.stages import (
-    CHECKPOINTS,
     CURVES,
     WEIGHTS,
     Report,
     StageJob,
     checkpoint_step,
-    last_checkpoint,
+    resumed,
     train_stage,
 )
 from artiagent.records import CheckpointRef, DatasetRef, stable_hash
@@ -51,8 +52,17 @@ def finetune(
             run had reported after its last checkpoint come again.
 
     Raises ValueError when ``out`` belongs to other inputs, for a family that is not known, for settings that cannot
-    work together, or when a training conversation lacks its twin; RuntimeError when one of several processes dies.
+    work together, or when a training conversation lacks its twin; RuntimeError when one of several processes dies,
+    or one of several nodes.
     """
+    with gathered(section) as head:
+        return _finetune(section, conversations, base, out, report, head)
+
+
+def _finetune(
+    section: SftSection, conversations: DatasetRef, base: CheckpointRef, out: Path, report: Report | None,
+    head: Head | None,
+) -> CheckpointRef:  # fmt: skip
     stamp = stable_hash(section.digest(), conversations.digest, base.sha256)
     if (out / STAMP).is_file():
         return exported(out, stamp, base)
@@ -73,9 +83,9 @@ def finetune(
             folder=work / f"{number}-{stage.name}", cache=work / "cache",
         )  # fmt: skip
         if not (job.folder / CURVES).is_file():
-            before = checkpoint_step(last_checkpoint(job.folder / CHECKPOINTS))
-            launch(job, report) if section.processes > 1 else train_stage(job, rows, report)
-            seen -= before * job.samples_per_step
+            job = resumed(job)
+            launch(job, report, head) if processes(section) > 1 else train_stage(job, rows, report)
+            seen -= checkpoint_step(job.checkpoint) * job.samples_per_step
             seen += json.loads((job.folder / CURVES).read_text())[-1]["step"] * job.samples_per_step
         curves += json.loads((job.folder / CURVES).read_text())
         weights = job.folder / WEIGHTS

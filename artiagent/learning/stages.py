@@ -39,7 +39,7 @@ from artiagent.instruction.prompts import NO, YES
 from artiagent.learning.collate import ConversationCollator
 from artiagent.learning.family import ModelFamily, family_of
 from artiagent.learning.paired import PairedTrainer
-from artiagent.learning.sharding import SPLIT_WEIGHTS, sharding_arguments
+from artiagent.learning.sharding import SPLIT_WEIGHTS, processes, sharding_arguments
 from artiagent.records import CheckpointRef, DatasetRef
 from artiagent.store import write_atomic
 
@@ -57,6 +57,7 @@ class StageJob(BaseModel):
         weights: folder that the stage starts from: the base, or what the stage before left.
         folder: where checkpoints, ``weights/`` and the curve go.
         cache: folder of the memory-mapped copy of the conversations.
+        checkpoint: that training goes on from, as `resumed` found it: the same for all processes.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -68,6 +69,7 @@ class StageJob(BaseModel):
     weights: Path
     folder: Path
     cache: Path
+    checkpoint: Path | None = None
 
     @property
     def stage(self) -> SftStage:
@@ -76,11 +78,16 @@ class StageJob(BaseModel):
     @property
     def samples_per_step(self) -> int:
         """Conversations of an optimizer step, over all processes."""
-        return 2 * self.section.batch_pairs * self.section.accumulate * self.section.processes
+        return 2 * self.section.batch_pairs * self.section.accumulate * processes(self.section)
+
+
+def resumed(job: StageJob) -> StageJob:
+    """The job from its last whole checkpoint on; newer ones that a kill left half-written are removed."""
+    return job.model_copy(update={"checkpoint": last_checkpoint(job.folder / CHECKPOINTS)})
 
 
 def train_stage(job: StageJob, rows: dict[str, Dataset], report: Report | None = None) -> None:
-    """Train from ``job.weights``, or on from the last whole checkpoint; leave ``weights/`` and the curve.
+    """Train from ``job.weights``, or on from ``job.checkpoint``; leave ``weights/`` and the curve.
 
     Args:
         job: the stage.
@@ -91,7 +98,7 @@ def train_stage(job: StageJob, rows: dict[str, Dataset], report: Report | None =
     set_seed(section.seed)
     family = family_of(job.base.uri)
     processor = family.load_processor(job.base.uri, section.image_pixels)
-    done = last_checkpoint(job.folder / CHECKPOINTS)
+    done = job.checkpoint
     model = _trainable(job, family, done if done and section.method == "full" else job.weights)
     core = (model.get_base_model() if section.method == "lora" else model).base_model
     positions = getattr(core, "get_rope_index", None)
@@ -105,7 +112,7 @@ def train_stage(job: StageJob, rows: dict[str, Dataset], report: Report | None =
         margin_weight=section.margin_weight if section.loss == "tokens+margin" else 0.0,
         answers=tuple(_single_token(processor, word) for word in (YES, NO)),
         paired=section.sampler == "paired",
-        like_length=section.batch_pairs * section.processes if section.group_by_length else 0,
+        like_length=section.batch_pairs * processes(section) if section.group_by_length else 0,
         measured=section.sharding not in SPLIT_WEIGHTS,
         sealed=seal,
     )
