@@ -68,11 +68,8 @@ def other_shards(root: Path, source: InputSet) -> int:
     """Everything of a shard's work but the looking."""
     found = inventory_of([source], root)
     row = next(read_rows(perceive(SECTION, [source.model_copy(update={"limit": 1})], root / "one"), Scene))
-    counts = {
-        "images": 1,
-        "entities": len(row.record.entities),
-        "parts": sum(len(e.parts) for e in row.record.entities),
-    }
+    entities = row.record.entities
+    counts = {"images": 1, "entities": len(entities), "parts": sum(len(entity.parts) for entity in entities)}
     ids = found.sources
     for index in range(SHARDS):
         shard = Shard(index, SHARDS)
@@ -108,7 +105,8 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=100_000)
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True)
-    source = write_images(arguments.out, arguments.count)
+    with multiprocessing.get_context("spawn").Pool(1) as pool:  # or its memory would be counted as the others'
+        source = pool.apply(write_images, (arguments.out, arguments.count))
     print(f"annotations: {Path(source.annotations).stat().st_size / 1e6:.0f} MB")
     for part in (bare_inventory, inventory, one_shard, other_shards, joined):
         print(f"{part.__name__}: {measured(part, arguments.out, source)}", flush=True)

@@ -88,17 +88,17 @@ def _perceive_due(
     due: Collection[str],
 ) -> None:
     """Write a batch for every content that is due."""
+    names = [{name: one for name, one in listed.images.items() if one in due} for listed in inventory.sets]
+    asked = [(source, due_here) for source, due_here in zip(sets, names, strict=True) if due_here]
     try:
-        perceiver = Perceiver.load(section, sets, base)
+        perceiver = Perceiver.load(section, [source for source, _ in asked], base)
     except ValueError:
         _withdraw(writer)
         raise
     ledger = Ledger(perceiver.vlm)
     with tqdm(total=len(due), desc="perceive", unit="image") as progress:
-        for source, listed in zip(sets, inventory.sets, strict=True):
-            names = {name: one for name, one in listed.images.items() if one in due}
-            if names:
-                _Passage(perceiver, source, names, writer, ledger, progress).run()
+        for source, due_here in asked:
+            _Passage(perceiver, source, due_here, writer, ledger, progress).run()
 
 
 class _Passage:
@@ -147,13 +147,18 @@ class _Passage:
         try:
             data = image.read()
         except OSError as error:
-            raise IntakeError(image.name, f"cannot be read ({error.strerror})") from error
+            raise SourceError(
+                f"input set {self.source.name!r}: {image.name}: cannot be read any more ({error.strerror}); run again, "
+                "finished images stay"
+            ) from error
         if source_id(self.source, data) != one:
             raise SourceError(f"input set {self.source.name!r}: {image.name}: holds other bytes; {_CHANGED}")
         return Look(one, image.name, image.subject, take_in(data, image.name, self.perceiver.section))
 
     def _see(self, looks: dict[str, Look]) -> None:
         """Perceive the window and write what is decided; empties it."""
+        if not looks:
+            return
         self.perceiver.see(self.source, list(looks.values()))
         for one, look in looks.items():
             try:

@@ -242,3 +242,31 @@ def test_a_damaged_inventory_is_taken_anew(sets: Sets, tmp_path: Path) -> None:
     (tmp_path / INVENTORY).write_text(kept[:100])
     assert inventory_of(sets, tmp_path) == first and (tmp_path / INVENTORY).read_text() == kept
     assert inventory_of(sets[:1], tmp_path).sets == first.sets[:1]  # of other sets
+
+
+def test_a_shard_reads_the_annotations_of_its_own_sets_only(sets: Sets, tmp_path: Path) -> None:
+    inventory_of(sets, tmp_path)
+    bare = [sets[0].model_copy(update={"annotations": None}), sets[1]]  # "photos" sorts first
+    assert perceive(SECTION, bare, tmp_path / "out", None, Shard(0, COUNT), tmp_path).rows == 2
+    with pytest.raises(SourceError, match="'scenes': no annotations given"):
+        perceive(SECTION, bare, tmp_path / "out", None, Shard(COUNT - 1, COUNT), tmp_path)
+
+
+def test_an_image_that_cannot_be_read_any_more_stops_the_shard(
+    sets: Sets, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = perceive(SECTION, sets, tmp_path / "whole")
+    iter_images = stage.iter_images
+
+    def failing() -> bytes:
+        raise OSError(5, "Input/output error")
+
+    def flaky(source: InputSet, wanted: object) -> Iterator[SourceImage]:
+        for image in iter_images(source, wanted):
+            yield image._replace(read=failing) if image.name == "004.png" else image
+
+    with monkeypatch.context() as patch:
+        patch.setattr(stage, "iter_images", flaky)
+        with pytest.raises(SourceError, match=r"004.png: cannot be read any more \(Input/output error\); run again"):
+            perceive(SECTION, sets, tmp_path / "out")
+    assert contents(perceive(SECTION, sets, tmp_path / "out")) == contents(whole)
