@@ -15,6 +15,7 @@ from artiagent.records import stable_hash
 from artiagent.store import file_sha256
 
 PACKAGES = ("artiagent", "steps")
+TRANSPORT = "artiagent.exchange"  # moves data and never makes any
 REVISION = ".revision"  # file of a copy without git that says which commit it is of
 
 
@@ -68,7 +69,7 @@ def _git(root: Path, *arguments: str) -> str:
 
 
 def _path_of(name: str, root: Path) -> Path | None:
-    if name.split(".")[0] not in PACKAGES:
+    if name.split(".")[0] not in PACKAGES or f"{name}.".startswith(f"{TRANSPORT}."):
         return None
     base = root.joinpath(*name.split("."))
     for candidate in (base.with_suffix(".py"), base / "__init__.py"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 from artiagent.config import Config
-from artiagent.publish import find_pointer
+from artiagent.pointers import find_pointer
 from artiagent.records import CheckpointRef, DatasetRef, EvaluationReport
 from artiagent.store import runs_dir
 from steps.register import REGISTERED
@@ -31,7 +31,7 @@ def run(
 
     name = run_name()
     folder = runs_dir() / name
-    pointer = find_pointer(curated.digest)
+    pointer = find_pointer(curated.digest, remote=config.registry.dataset_remote)
     bundle = {
         "name": name,
         "config": config,

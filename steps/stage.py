@@ -25,6 +25,7 @@ from zenml.steps import BaseStep
 import materializers  # noqa: F401  (registers how references are stored)
 from artiagent import exchange
 from artiagent.config import Section
+from artiagent.epoch import epoch
 from artiagent.lineage import git_revision, stage_digest, stage_files
 from artiagent.records import CheckpointRef, DatasetRef, EvaluationReport, stable_hash
 from artiagent.shards import Shard
@@ -71,7 +72,7 @@ def cached_step(run: Callable[..., Any], name: str = "") -> BaseStep:
     """Step named like the module of ``run``, or ``name``; executed only when its section, inputs or sources changed."""
     root = source_root()
     files = [str(path.relative_to(root)) for path in stage_files(run.__module__, root)]
-    policy = CachePolicy(include_artifact_ids=False, file_dependencies=files)
+    policy = CachePolicy(include_artifact_ids=False, file_dependencies=files, cache_func=epoch)
     body = measured(run)
     body.__name__ = name or _name(run)
     return step(enable_cache=True, cache_policy=policy, enable_step_logs=False, runtime=StepRuntime.ISOLATED)(body)
