@@ -11,7 +11,7 @@ import zenml.orchestrators.local.local_orchestrator
 import zenml.orchestrators.step_runner
 import zenml.zen_stores.sql_zen_store  # noqa: F401
 from sqlalchemy.orm import configure_mappers
-from zenml.entrypoints.entrypoint import main
+from zenml.entrypoints import entrypoint
 from zenml.step_operators.step_operator_entrypoint_configuration import StepOperatorEntrypointConfiguration
 
 import materializers  # noqa: F401
@@ -19,7 +19,6 @@ import pipelines.pinned.operator  # noqa: F401
 import steps.stage  # noqa: F401
 from pipelines.environment import prepare
 
-__all__ = ["PinnedEntrypoint", "main"]
 configure_mappers()  # else every process would, with its first query
 
 
@@ -31,5 +30,10 @@ class PinnedEntrypoint(StepOperatorEntrypointConfiguration):
     """
 
     def run(self) -> None:
-        prepare()
         self._run_step(step=self.step, snapshot=self.snapshot)
+
+
+def main() -> None:
+    """Execute the step that ``sys.argv`` names."""
+    prepare()
+    entrypoint.main()

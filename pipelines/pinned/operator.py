@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
-import textwrap
 import time
 from pathlib import Path
 from threading import Event, Lock, Thread
@@ -33,7 +31,8 @@ from zenml.utils.time_utils import utc_now
 from artiagent.store import checkout, home
 from pipelines.pinned.crew import Crew, Ended, Job
 from pipelines.pinned.flavor import PinnedConfig, PinnedSettings
-from pipelines.pinned.leases import DEVICES, Lease, LeaseError, device_names, lease, too_few
+from pipelines.pinned.leases import Lease, LeaseError, device_names, lease, too_few
+from pipelines.pinned.line import Line
 
 if TYPE_CHECKING:
     from zenml.config.base_settings import BaseSettings
@@ -42,8 +41,6 @@ if TYPE_CHECKING:
 
     from pipelines.pinned.entrypoint import PinnedEntrypoint
 
-SAY_AFTER = 5.0  # seconds of waiting before it is said
-NEWS = 60.0  # seconds between two lines that say so
 INTERVAL = "1"  # seconds between two looks at the steps; ZenML's 10 are for servers far away
 UNDER_WAY = (ExecutionStatus.PROVISIONING, ExecutionStatus.RUNNING, ExecutionStatus.INITIALIZING)
 
@@ -141,19 +138,12 @@ class PinnedStep:
             self._end(str(error))
 
     def _lease(self) -> Lease:
-        names, count, queue = device_names(self.config.names), self.settings.devices, DEVICES
+        names, count, line = device_names(self.config.names), self.settings.devices, _devices
         if not count:  # a place instead of a device
-            names, count, queue = tuple(f".cpu-{n}" for n in range(self.config.cpu_steps)), 1, "places"
-
-        def waiting() -> None:
-            self._go_on()
-            _waiting.tell()
-
-        _waiting.begin(self.name)
-        try:
-            return lease(names, count, f"{self.name} of {self.run}", self.settings.hours * 3600, waiting, queue)
-        finally:
-            _waiting.end(self.name)
+            names, count, line = tuple(f".cpu-{n}" for n in range(self.config.cpu_steps)), 1, _places
+        with line.wait(self.name, self._go_on) as waiting:
+            holder = f"{self.name} of {self.run}"
+            return lease(names, count, holder, self.settings.hours * 3600, waiting, line.name)
 
     def _go_on(self) -> None:
         if self._cancelled.is_set():
@@ -209,34 +199,7 @@ class PinnedStep:
         return f"{self.name}: {what}{last}; see {self.log}"
 
 
-class _Waiting:
-    """Steps of this process that wait for devices. Said in one line for all, not at once and not too often."""
-
-    def __init__(self) -> None:
-        self.since: dict[str, float] = {}
-        self.next = 0.0
-        self.lock = Lock()
-
-    def begin(self, step: str) -> None:
-        with self.lock:
-            if not self.since:
-                self.next = time.monotonic() + SAY_AFTER
-            self.since[step] = time.monotonic()
-
-    def tell(self) -> None:
-        with self.lock:
-            if (now := time.monotonic()) >= self.next:
-                self.next = now + NEWS
-                longest = now - min(self.since.values())
-                names = textwrap.shorten(", ".join(self.since), 200, placeholder=" ...")
-                print(f"waiting for devices, the longest for {longest:.0f} s: {names}", file=sys.stderr, flush=True)
-
-    def end(self, step: str) -> None:
-        with self.lock:
-            self.since.pop(step, None)
-
-
-_waiting = _Waiting()
+_devices, _places = Line("devices"), Line("places")
 _steps: dict[UUID, PinnedStep] = {}
 _crew: Crew | None = None
 _crew_lock = Lock()

@@ -18,6 +18,7 @@ from artiagent.store import checkout, read_rows
 from pipelines.environment import active_stack, prepare
 from pipelines.pinned.crew import Crew, Job
 from pipelines.pinned.leases import LeaseError, device_names, holders, lease
+from pipelines.pinned.line import Line
 from pipelines.pinned.supervisor import check_untouched
 
 prepare()
@@ -116,6 +117,34 @@ def test_takers_of_all_and_of_one_never_block_each_other(own_home):
         thread.join(60)
     assert not any(thread.is_alive() for thread in threads)
     assert not wrong
+
+
+def test_those_who_wait_are_served_in_their_order_and_named(monkeypatch, capsys):
+    monkeypatch.setattr("pipelines.pinned.line.SAY_AFTER", 0)
+    line, served, free = Line("devices"), [], threading.Event()
+
+    def stop():
+        raise LeaseError("stopped")
+
+    def serve(who, go_on=lambda: None):
+        with line.wait(who, go_on) as waiting:
+            while not free.is_set():
+                waiting()
+                time.sleep(0.01)
+            served.append(who)
+
+    threads = []
+    for who in ("first", "second", "third"):
+        threads.append(threading.Thread(target=serve, args=(who,)))
+        threads[-1].start()
+        time.sleep(0.05)
+    with pytest.raises(LeaseError, match="stopped"):
+        serve("stopped", stop)
+    free.set()
+    for thread in threads:
+        thread.join(20)
+    assert served == ["first", "second", "third"]
+    assert capsys.readouterr().err.startswith("waiting for devices, the longest for 0 s: first")
 
 
 def test_the_device_of_a_killed_process_is_free_at_once(own_home):
