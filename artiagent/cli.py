@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 AREAS = (
     "curation", "learning", "evaluation", "leaderboard", "promotion", "inspection", "serving", "studies",
-    "mitigation.search", "mitigation.correction", "mitigation.audit",
+    "mitigation.search", "mitigation.correction", "mitigation.audit", "scale",
 )  # fmt: skip
 NANO = "configs/nano.yaml"
 EXAMPLES = """examples:
@@ -40,6 +40,7 @@ EXAMPLES = """examples:
   artiagent data export 1a2b3c4d --format coco --out coco/
   artiagent ablate --rows positions-only,values-only
   artiagent rehearse synthesis --backbone flux-dev --size 1024
+  artiagent plan --config configs/paper.yaml --gpus 64xH100
 """
 ABLATION = """examples:
   artiagent ablate
@@ -216,7 +217,7 @@ def _runs_parser(commands: argparse._SubParsersAction) -> None:
 def _data_parser(commands: argparse._SubParsersAction) -> None:
     from artiagent.dataset.cli import add_commands
 
-    data = commands.add_parser("data", help="curated sets: list, card, export, differences, publish")
+    data = commands.add_parser("data", help="curated sets: list, card, export, differences, publish, pull, garbage")
     add_commands(data.add_subparsers(required=True, metavar="COMMAND"), _add)
 
 

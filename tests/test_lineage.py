@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from artiagent.lineage import git_revision, stage_digest, stage_files
+from artiagent.lineage import TRANSPORT, git_revision, stage_digest, stage_files
 from artiagent.store import checkout
 
 ROOT = checkout()
@@ -61,7 +61,7 @@ def test_digest_does_not_depend_on_place(tree, tmp_path_factory):
 
 def reachable(root, stage):
     """The same question answered by the standard library: it follows the imports in the compiled code."""
-    finder = modulefinder.ModuleFinder(path=[str(root)])
+    finder = modulefinder.ModuleFinder(path=[str(root)], excludes=[TRANSPORT])
     finder.run_script(str(root / "steps" / f"{stage}.py"))
     files = {Path(m.__file__).relative_to(root).as_posix() for m in finder.modules.values() if m.__file__}
     return {f for f in files if f.startswith(("artiagent/", "steps/"))}
