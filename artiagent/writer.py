@@ -200,7 +200,11 @@ class DatasetWriter(Generic[R]):
         if self.shard:
             raise ValueError(f"shard {self.shard}: a shard is sealed; the writer without one finishes")
         try:
-            names, digests, extents = self._adopt() if self.settled() else self._merge(shards)
+            known = len(self._parts)
+            whole = self.settled()
+            if len(self._parts) < known:
+                raise StoreError(f"{self.directory}: a sealed shard was damaged, and removed; run the stage again")
+            names, digests, extents = self._adopt() if whole else self._merge(shards)
             ref = DatasetRef(
                 kind=self.kind,
                 uri=str(self.directory),
