@@ -1,0 +1,59 @@
+"""``python -m pipelines.nodes STACK``: give a stack on Kubernetes the step operator that starts several pods."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from pipelines.environment import prepare
+
+
+def register(name: str) -> str:
+    """Make ZenML know the flavor, and give the stack a step operator like its orchestrator; returns its name.
+
+    May be repeated. Raises ValueError for a stack that is not there, or not on Kubernetes.
+    """
+    from zenml.client import Client
+    from zenml.enums import StackComponentType
+
+    from pipelines.nodes.flavor import FLAVOR, SOURCE
+    from pipelines.placement import KUBERNETES
+
+    client, kind = Client(), StackComponentType.STEP_OPERATOR
+    stack = next((found for found in client.list_stacks(name=name, hydrate=True) if found.name == name), None)
+    if stack is None:
+        raise ValueError(f"{name}: no such ZenML stack; zenml stack list")
+    (orchestrator,) = stack.components[StackComponentType.ORCHESTRATOR]
+    if orchestrator.flavor_name != KUBERNETES:
+        raise ValueError(f"{name}: its orchestrator is {orchestrator.flavor_name!r}, not {KUBERNETES!r}")
+    if not any(flavor.source == SOURCE for flavor in client.list_flavors(name=FLAVOR, type=kind)):
+        client.create_flavor(SOURCE, kind)
+    own = f"{name}-nodes"
+    copied = ("incluster", "kubernetes_context", "kubernetes_namespace", "api_request_timeout")
+    configuration = {key: orchestrator.configuration[key] for key in copied if key in orchestrator.configuration}
+    if not any(found.name == own for found in client.list_stack_components(type=kind, name=own)):
+        client.create_stack_component(own, FLAVOR, kind, configuration)
+    connector = orchestrator.connector.id if orchestrator.connector else None
+    operator = client.update_stack_component(own, kind, configuration=configuration, connector_id=connector)
+    others = [found.id for found in stack.components.get(kind, ()) if found.id != operator.id]
+    client.update_stack(name, component_updates={kind: [*others, operator.id]})
+    return own
+
+
+def main() -> int:
+    """0, or 2 with a line that says what is wrong."""
+    parser = argparse.ArgumentParser(prog="python -m pipelines.nodes", description=__doc__)
+    parser.add_argument("stack", help="its name, e.g. artiagent-kubernetes")
+    arguments = parser.parse_args()
+    prepare()
+    try:
+        own = register(arguments.stack)
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(f"stack {arguments.stack}: step operator {own}; fine-tune on several machines with sft.nodes above 1")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
