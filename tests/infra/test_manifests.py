@@ -13,6 +13,7 @@ from kubernetes import client
 
 from artiagent.scale.profiles import GPU, Declared
 from pipelines import placement
+from pipelines.nodes import placing
 from tests.infra.conftest import INFRA, call, of_kind
 
 Manifest = dict[str, Any]
@@ -159,7 +160,7 @@ def test_roles_are_what_zenml_asks_for(manifests: list[Manifest]) -> None:
     secrets = {f"{verb} secrets" for verb in ("create", "patch", "delete")}
     asked = {f"get {resource}" for resource in ("serviceaccounts", "persistentvolumeclaims", "localqueues")}
     assert rights["artiagent-starter"] == watch | jobs | secrets | asked
-    assert rights["artiagent-orchestrator"] == watch | jobs | {"patch jobs", "delete secrets"}
+    assert rights["artiagent-orchestrator"] == watch | jobs | {"patch jobs", "delete secrets", "create services"}
     assert not [right for found in rights.values() for right in found if "*" in right or right == "get secrets"]
     bindings = of_kind(manifests, "RoleBinding")
     assert {b["roleRef"]["name"] for b in bindings.values()} == set(roles)
@@ -240,8 +241,11 @@ def test_nothing_listens_but_the_servers(manifests: list[Manifest]) -> None:
     denied = {policy["metadata"]["namespace"] for policy in closed}
     assert denied == {"artiagent", "mlflow", "zenml"} == set(of_kind(manifests, "Namespace"))
     opened = [(p["metadata"]["namespace"], rule) for p in policies for rule in p["spec"].get("ingress", [])]
-    assert [namespace for namespace, _ in opened] == ["mlflow", "zenml"]
-    for _, rule in opened:
+    assert [namespace for namespace, _ in opened] == ["artiagent", "mlflow", "zenml"]
+    (between,) = (p["spec"] for p in policies if p["metadata"]["name"] == "between-nodes")
+    assert between["podSelector"]["matchLabels"] == {placing.LABEL: "true"}
+    assert between["ingress"] == [{"from": [{"podSelector": between["podSelector"]}]}]
+    for _, rule in opened[1:]:
         (source,) = rule["from"]
         assert source == {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "artiagent"}}}
         assert len(rule["ports"]) == 1
