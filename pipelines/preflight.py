@@ -67,8 +67,11 @@ def check(config: Config, stack: Stack, names: Collection[str] = ()) -> None:
     ``names`` are the stages that will run; none: those of the chain, and others that have a profile.
 
     On every stack: names of profiles, keys of agents, gated models, the tracking server and the object stores. On a
-    stack whose stages are pods also whether profiles suit stages and pools, and whether pods reach what they need.
+    stack whose stages are pods also whether profiles suit stages and pools, and whether pods reach what they need; on
+    one with pinned devices whether there are enough.
     """
+    from pipelines.pinned.stack import device_problems
+
     chain = [stage.name for stage in stages(config)]
     names = names or [*chain, *(name for name in OTHERS if name in config.scale.profiles)]
     problems = name_problems(config.scale, placement.declared(), (*chain, *OTHERS))
@@ -76,6 +79,8 @@ def check(config: Config, stack: Stack, names: Collection[str] = ()) -> None:
     if remote and not problems:
         problems += need_problems(config, placement.declared(), names)
         problems += _pool_problems(config, names)
+    if not problems:
+        problems += device_problems(config, stack, names)
     try:
         around = surroundings(stack, remote)
     except ConfigError as error:  # of what is around nothing more can be said

@@ -13,7 +13,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from threading import Lock, Thread
 
@@ -55,7 +55,7 @@ class Crew:
     """
 
     def __init__(self, root: Path, preload: Sequence[str] = (), entry: str = ENTRY) -> None:
-        self.parent = os.getpid()
+        self.parent, self._environment = os.getpid(), dict(os.environ)
         self._lock = Lock()
         self._pids: dict[str, int] = {}
         self._ended: dict[str, Callable[[Ended], None]] = {}
@@ -72,7 +72,12 @@ class Crew:
         return self.parent == os.getpid() and self._process.poll() is None
 
     def start(self, job: Job, files: Sequence[int], ended: Callable[[Ended], None]) -> None:
-        """Start a process that inherits ``files``; ``ended`` is called, in another thread, when it has ended."""
+        """Start a process that inherits ``files``; ``ended`` is called, in another thread, when it has ended.
+
+        It has this process's environment as it is now, and the job's.
+        """
+        news = {name: value for name, value in os.environ.items() if self._environment.get(name) != value}
+        job = replace(job, environment=news | job.environment)
         with self._lock:
             self._ended[job.id] = ended
         try:

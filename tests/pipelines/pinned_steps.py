@@ -18,9 +18,14 @@ from zenml.config.retry_config import StepRetryConfig
 from zenml.enums import ExecutionMode
 
 import materializers  # noqa: F401
+from artiagent.config import Config
 from artiagent.records import DatasetRef, Record
 from artiagent.shards import Shard
 from artiagent.store import DatasetWriter, Row
+from steps.ingest import ingest
+from steps.perceive import perceive
+from steps.plan import plan
+from steps.synthesize import synthesize, synthesize_shard
 
 ROWS = 40
 KILLED = "3/8"
@@ -85,6 +90,18 @@ def numbers_in_shards(operator: str, out: str, marks: str, shards: int, seconds:
     shard_step = part.with_options(**options, retry=StepRetryConfig(max_retries=retries))
     parts = [shard_step.submit(out, marks, f"{n}/{shards}", seconds) for n in range(shards)]
     joined.with_options(step_operator=operator).submit(out, marks, after=parts)
+
+
+@pipeline(dynamic=True, depends_on=[ingest, perceive, plan, synthesize_shard, synthesize], enable_cache=False)
+def pairs_in_shards(operator: str, config: Config, digests: dict[str, str], shards: int) -> None:
+    """The chain up to the pairs, as `pipelines.end_to_end` has it; the shards on devices."""
+    options = {"step_operator": operator, "settings": {f"step_operator:{operator}": {"devices": 1}}}
+    inputs, generator, vlm, _, _ = ingest.with_options(step_operator=operator)(config.inputs, digests)
+    scenes = perceive.with_options(step_operator=operator)(config.perception, inputs, vlm)
+    jobs = plan.with_options(step_operator=operator)(config.planning, scenes, config.perception.patch)
+    given = (config.synthesis, scenes, jobs, generator)
+    made = [synthesize_shard.with_options(**options).submit(*given, f"{n}/{shards}") for n in range(shards)]
+    synthesize.with_options(step_operator=operator).submit(*given, after=made)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,8 @@ import pytest
 import yaml
 
 from artiagent.config import Config
+from artiagent.inputs import input_digests
+from artiagent.run_config import ConfigError, effective_config
 from artiagent.store import checkout, read_rows
 from pipelines.environment import active_stack, prepare
 from pipelines.pinned.crew import Crew, Job
@@ -26,6 +28,7 @@ sys.path.insert(0, str(checkout()))
 
 from zenml.client import Client  # noqa: E402
 
+from pipelines import preflight  # noqa: E402
 from pipelines.pinned import operator  # noqa: E402
 from pipelines.pinned.stack import FILE, device_problems, register  # noqa: E402
 
@@ -326,6 +329,25 @@ def test_eight_shards_over_two_devices(stack, tmp_path, capfd):
     assert f"{KILLED} has begun" in capfd.readouterr().out
 
 
+@pytest.mark.slow
+def test_nano_pairs_made_in_shards_are_those_made_in_one_piece(stack, tmp_path, monkeypatch):
+    from artiagent.synthesis.stage import synthesize
+    from tests.pipelines.pinned_steps import pairs_in_shards
+
+    monkeypatch.setenv("ARTIAGENT_RUN", "test")
+    limits = ["inputs.sets.0.limit=6", "inputs.sets.1.limit=2"]
+    config = effective_config(str(ROOT / "configs" / "nano.yaml"), limits, None, None)
+    run = pairs_in_shards(stack, config, input_digests(config.inputs), 2)
+    steps = {name: step.outputs for name, step in run.steps.items()}
+    scenes, jobs, generator, pairs = (
+        steps[step][output][0].load()
+        for step, output in (("perceive", "scenes"), ("plan", "jobs"), ("ingest", "generator"), ("synthesize", "pairs"))
+    )
+    assert pairs.shards == 2
+    assert pairs.rows > 0
+    assert synthesize(config.synthesis, scenes, jobs, generator, tmp_path / "whole").digest == pairs.digest
+
+
 def test_ctrl_c_leaves_no_process_and_no_lease(stack, tmp_path):
     marks = tmp_path / "marks"
     command = [sys.executable, "-m", "tests.pipelines.pinned_steps", stack, str(marks)]
@@ -349,5 +371,7 @@ def test_a_profile_with_more_devices_than_the_host_is_found_before_the_run(stack
     assert device_problems(Config(), active, names) == []
     (problem,) = device_problems(config, active, names)
     assert problem.startswith("finetune: its profile needs 8 devices, the pinned stack has 2 (fake-0, fake-1); name")
+    with pytest.raises(ConfigError, match="finetune: its profile needs 8 devices"):
+        preflight.check(config, active, names)
     with active_stack("default"):
         assert device_problems(config, Client().active_stack, names) == []
