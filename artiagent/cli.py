@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from artiagent.orchestration import pipelines_command
+from artiagent.store import checkout
 
 if TYPE_CHECKING:
     from artiagent.records import DatasetRef
@@ -36,6 +37,8 @@ EXAMPLES = """examples:
   artiagent search --prompts prompts.txt
   artiagent fix pictures/ --out fixed/
   artiagent audit --generator renders/a --generator renders/b
+  artiagent stack pinned --devices 0,1,2,3
+  artiagent kubeflow export --config configs/paper.yaml --registry registry.example.org/team --out pipeline.yaml
   artiagent runs compare nano-1a2b3c4d nano-5e6f7a8b
   artiagent data export 1a2b3c4d --format coco --out coco/
   artiagent ablate --rows positions-only,values-only
@@ -106,6 +109,7 @@ def parser() -> argparse.ArgumentParser:
     _runs_parser(commands)
     _data_parser(commands)
     _nano_parser(commands)
+    _elsewhere_parsers(commands)
     ui = _add(commands, "ui", "MLflow and the ZenML dashboard on 127.0.0.1 until Ctrl-C", pipelines_command("ui"))
     ui.add_argument("--mlflow-port", type=int, default=5000)
     ui.add_argument("--zenml-port", type=int, default=8237)
@@ -194,6 +198,34 @@ def _rehearse_parser(commands: argparse._SubParsersAction) -> None:
     )
     made.add_argument("--out", type=Path, metavar="FILE.json", help="write the whole report there")
     import_module("artiagent.learning.cli").add_rehearsal(kinds, _add)
+
+
+def _elsewhere_parsers(commands: argparse._SubParsersAction) -> None:
+    stack = commands.add_parser("stack", help="ZenML stacks of hosts and clusters").add_subparsers(required=True)
+    pinned = _add(
+        stack, "pinned", "register this host: a process and devices of its own for every step; may be repeated",
+        pipelines_command("register_pinned"),
+    )  # fmt: skip
+    pinned.add_argument(
+        "--devices", metavar="A,B", help="as CUDA_VISIBLE_DEVICES takes them; default 0 to 7; '' for none"
+    )
+    pinned.add_argument("--name", default="", help="of the stack (default artiagent-pinned)")
+    pinned.add_argument("--cpu-steps", type=int, metavar="N", help="steps without a device side by side (default 2)")
+    devices = _add(stack, "devices", "who has which device of a pinned stack now", pipelines_command("pinned_devices"))
+    devices.add_argument("devices", metavar="A,B")
+    nodes = _add(
+        stack, "nodes", "let a Kubernetes stack fine-tune on several machines (sft.nodes)",
+        pipelines_command("register_nodes"),
+    )  # fmt: skip
+    nodes.add_argument("name", help="of the stack, e.g. artiagent-kubernetes")
+    kubeflow = commands.add_parser("kubeflow", help="the chain as a Kubeflow pipeline").add_subparsers(required=True)
+    export = _add(kubeflow, "export", "compile the chain to KFP IR YAML, offline", pipelines_command("kubeflow_export"))
+    _config_options(export)
+    submit = _add(kubeflow, "submit", "start an exported pipeline", pipelines_command("kubeflow_submit"))
+    if checkout() is not None:
+        options = import_module("pipelines.kubeflow.cli")
+        options.export_options(export)
+        options.submit_options(submit)
 
 
 def _runs_parser(commands: argparse._SubParsersAction) -> None:

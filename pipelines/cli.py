@@ -325,6 +325,50 @@ def audit(arguments: argparse.Namespace) -> int:
     return look(arguments, root)
 
 
+def register_pinned(arguments: argparse.Namespace) -> int:
+    """The stack of this host."""
+    prepare(arguments.debug)
+    from pipelines.pinned.stack import register
+
+    given = {} if arguments.cpu_steps is None else {"cpu_steps": arguments.cpu_steps}
+    name = register(arguments.devices, arguments.name, **given)
+    print(f"stack {name}: registered; use it with: artiagent run --config ... --stack {name}")
+    return 0
+
+
+def pinned_devices(arguments: argparse.Namespace) -> int:
+    """A line per device and what has it."""
+    from pipelines.pinned.leases import device_names, holders
+
+    for device, holder in holders(device_names(arguments.devices)).items():
+        print(f"{device:<12} {holder or 'free'}")
+    return 0
+
+
+def register_nodes(arguments: argparse.Namespace) -> int:
+    """A step operator that starts several pods."""
+    prepare(arguments.debug)
+    from pipelines.nodes.stack import register
+
+    own = register(arguments.name)
+    print(f"stack {arguments.name}: step operator {own}; fine-tune on several machines with sft.nodes above 1")
+    return 0
+
+
+def kubeflow_export(arguments: argparse.Namespace) -> int:
+    """KFP IR YAML of the chain."""
+    from pipelines.kubeflow.cli import export
+
+    return export(arguments)
+
+
+def kubeflow_submit(arguments: argparse.Namespace) -> int:
+    """A run of an exported pipeline."""
+    from pipelines.kubeflow.cli import submit
+
+    return submit(arguments)
+
+
 def ui(arguments: argparse.Namespace) -> int:
     """MLflow and the ZenML dashboard in the foreground."""
     prepare()

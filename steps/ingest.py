@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Annotated
 
 from artiagent.config import InputsSection
-from artiagent.inputs import resolve_inputs
+from artiagent.inputs import read_sets, resolve_inputs
+from artiagent.perception.inventory import inventory_of
 from artiagent.records import CheckpointRef, DatasetRef
 from artiagent.store import dataset_dir
 from steps.stage import cached_step
@@ -22,6 +23,7 @@ def run(
 ]:
     out = dataset_dir("inputs", section.digest(), *(f"{name}={digest}" for name, digest in sorted(digests.items())))
     found = resolve_inputs(section, digests, out)
+    inventory_of(read_sets(found.sets), out)  # every shard of perception, wherever it runs, finds it with the inputs
     return found.sets, found.generator, found.vlm, found.clip, found.benchmarks
 
 

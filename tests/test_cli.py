@@ -39,7 +39,7 @@ def test_help_is_quick_and_imports_nothing_heavy():
 
 COMMANDS = (
     "run ablate study rehearse synthesize curate calibrate finetune evaluate leaderboard attention promote rollback "
-    "models inspect serve search fix audit runs data nano doctor ui"
+    "models inspect serve search fix audit plan stack kubeflow runs data nano doctor ui"
 )
 
 
@@ -62,7 +62,7 @@ def test_every_command_explains_itself(command, capsys):
         (["synthesize", "--out", "o", "--scenes", "s", "--images", "i", "--jobs", "j"], "give either"),
         (["synthesize", "--out", "o", "--scenes", "s", "--jobs", "j"], "s: no complete data set, expected scenes"),
         *(
-            (["synthesize", "--out", "o", "--scenes", "s", "--jobs", "j", "--shard", bad], f"--shard '{bad}': expected")
+            (["synthesize", "--out", "o", "--scenes", "s", "--jobs", "j", "--shard", bad], f"shard '{bad}': expected")
             for bad in ("5/4", "4/4", "x", "1", "/4", "1/0", "0.5/2", "")
         ),
         (["evaluate", "--model", "nowhere"], "no such file or folder"),
