@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from artiagent.orchestration import pipelines_command
-from artiagent.store import checkout
 
 if TYPE_CHECKING:
     from artiagent.records import DatasetRef
@@ -222,10 +221,9 @@ def _elsewhere_parsers(commands: argparse._SubParsersAction) -> None:
     export = _add(kubeflow, "export", "compile the chain to KFP IR YAML, offline", pipelines_command("kubeflow_export"))
     _config_options(export)
     submit = _add(kubeflow, "submit", "start an exported pipeline", pipelines_command("kubeflow_submit"))
-    if checkout() is not None:
-        options = import_module("pipelines.kubeflow.cli")
-        options.export_options(export)
-        options.submit_options(submit)
+    options = import_module("pipelines.kubeflow.options")
+    options.export_options(export)
+    options.submit_options(submit)
 
 
 def _runs_parser(commands: argparse._SubParsersAction) -> None:

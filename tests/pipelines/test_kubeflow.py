@@ -23,6 +23,7 @@ from artiagent.run_config import ConfigError, load_config  # noqa: E402
 from artiagent.store import home  # noqa: E402
 from pipelines import placement  # noqa: E402
 from pipelines.kubeflow import cli  # noqa: E402
+from pipelines.kubeflow.options import export_options  # noqa: E402
 from pipelines.kubeflow.bundle import Bundle, make_bundle, send_bundle  # noqa: E402
 from pipelines.kubeflow.export import BOOTSTRAP, Target, export  # noqa: E402
 from pipelines.runs import load_run  # noqa: E402
@@ -194,7 +195,7 @@ def arguments(out, *more):
     parser = argparse.ArgumentParser()
     parser.add_argument("--config"), parser.add_argument("--set", action="append", default=[])
     parser.add_argument("--debug", action="store_true")
-    cli.export_options(parser)
+    export_options(parser)
     return parser.parse_args(["--config", str(PAPER), "--out", str(out), *more])
 
 
