@@ -113,7 +113,7 @@ def inputs(tmp_path_factory, request):
     folder, own = tmp_path_factory.mktemp("inputs"), request.module.__name__
     pq.write_table(pa.table({"file_name": ["a.png"], "image": [own.encode()]}), folder / "images.parquet")
     pq.write_table(pa.table({"image": [own.encode()]}), folder / "benchmark.parquet")
-    (folder / "annotations.json").write_text("{}")
+    (folder / "annotations.json").write_text('{"images": [], "annotations": [], "categories": []}')
     for model in ("generator", "vlm", "clip"):
         (folder / model).mkdir()
         (folder / model / "weights.txt").write_text(f"{model} of {own}")
