@@ -27,10 +27,13 @@ SUFFIX = ".parquet"
 
 @dataclass(frozen=True)
 class Row(Generic[R]):
-    """One row: unique ``key``, the record, and encoded images by column name."""
+    """One row: unique ``key``, the record, and encoded images by column name.
+
+    Who writes many rows may give the record as the JSON that its ``model_dump_json`` would make.
+    """
 
     key: str
-    record: R
+    record: R | str
     images: dict[str, bytes] = field(default_factory=dict)
 
 
@@ -49,7 +52,7 @@ def schema(images: tuple[str, ...]) -> pa.Schema:
 
 def encode(rows: Iterable[Row], images: tuple[str, ...], note: dict[str, Any]) -> bytes:
     """A batch as Parquet."""
-    flat = [(r.key, r.record.model_dump_json(), *(r.images[c] for c in images)) for r in rows]
+    flat = [(r.key, _json(r.record), *(r.images[c] for c in images)) for r in rows]
     metadata = {"digests": json.dumps([stable_hash(*values) for values in flat]), "note": json.dumps(note)}
     wanted = schema(images).with_metadata(metadata)
     columns = zip(*flat, strict=True) if flat else ([] for _ in wanted)
@@ -57,6 +60,10 @@ def encode(rows: Iterable[Row], images: tuple[str, ...], note: dict[str, Any]) -
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink, compression="zstd")
     return sink.getvalue().to_pybytes()
+
+
+def _json(record: Record | str) -> str:
+    return record if isinstance(record, str) else record.model_dump_json()
 
 
 def name_of(batch: str, stamp: str, data: bytes) -> str:

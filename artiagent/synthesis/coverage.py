@@ -7,65 +7,101 @@ but the one it is given.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import groupby, islice
 
 import numpy as np
 
-from artiagent.records import Mask
+from artiagent.records import Mask, Scene
+
+_AT_ONCE = 16  # scenes: more would save little, and cost memory where images are large
 
 
-def patch_coverage(masks: Sequence[Mask], patch: int, united: int) -> np.ndarray:
-    """Set pixels of every patch, int64 [n + 1, H/patch, W/patch], for n masks and the union of the first ``united``.
+def scene_coverage(scenes: Sequence[Scene], patch: int) -> Iterator[np.ndarray]:
+    """For every scene the set pixels of every patch, whole float64 [n + 1, H/patch, W/patch].
 
-    Raises ValueError for masks that differ in size, whose sides are no multiples of the patch, or that are damaged.
+    The n masks are those of the entities and then of all their parts; the last is the union of the entities'. Raises
+    ValueError for masks that differ in size, whose sides are no multiples of the patch, or that are damaged.
     """
+    for _, alike in groupby(scenes, key=lambda scene: scene.entities[0].mask.size):
+        few = iter(alike)
+        while taken := list(islice(few, _AT_ONCE)):
+            parts = ([part.mask for entity in scene.entities for part in entity.parts] for scene in taken)
+            masks = [
+                [*(entity.mask for entity in scene.entities), *more] for scene, more in zip(taken, parts, strict=True)
+            ]
+            yield from patch_coverage(masks, [len(scene.entities) for scene in taken], patch)
+
+
+def patch_coverage(scenes: Sequence[Sequence[Mask]], united: Sequence[int], patch: int) -> list[np.ndarray]:
+    """``scene_coverage`` of masks of one size; the union is that of the first ``united[k]`` masks of scene k."""
+    masks = [mask for scene in scenes for mask in scene]
     height, width = masks[0].size
     if height % patch or width % patch:
         raise ValueError(f"mask of {height}x{width} px is not a multiple of the patch size {patch}; run intake first")
     if other := next((mask.size for mask in masks if mask.size != (height, width)), None):
         raise ValueError(f"masks of {height}x{width} and {other[0]}x{other[1]} px in one scene; expected one size")
-    pixels = height * width
-    starts, ends, owners = _runs([mask.counts for mask in masks], pixels)
-    count = owners.searchsorted(united)
-    base = pixels * owners[:count]
-    first, last = _union(starts[:count] - base, ends[:count] - base)
-    starts = np.concatenate([starts, first + len(masks) * pixels])
-    ends = np.concatenate([ends, last + len(masks) * pixels])
-    # A column is a whole number of patches high, so that segments of that height never cross a column.
+    pixels, high = height * width, height // patch
+    runs, ends = _runs([mask.counts for mask in masks], pixels)
+    covering = runs > 0
+    lengths = [len(scene) for scene in scenes]
+    scene_of = np.arange(len(scenes)).repeat(lengths)
+    unions = np.cumsum(lengths) + np.arange(len(scenes))  # places of the unions, each behind the scene's masks
+    owner = np.arange(len(masks)).repeat(covering.sum(axis=1))
+    ends = ends[covering]
+    starts = ends - runs[covering]
+    whole = np.concatenate([np.arange(length) < count for length, count in zip(lengths, united, strict=True)])[owner]
+    apart = (pixels + 1) * scene_of[owner[whole]]  # runs of two scenes never touch
+    first, last = _union(starts[whole] + apart, ends[whole] + apart)
+    scene = first // (pixels + 1)
+    shift = unions[scene] * pixels - scene * (pixels + 1)
+    place = (np.arange(len(masks)) + scene_of)[owner] * pixels
+    starts, ends = np.concatenate([starts + place, first + shift]), np.concatenate([ends + place, last + shift])
+    shape = (int(unions[-1]) + 1, width // patch, high)
+    counts = _counts(starts, ends, patch, high, shape)
+    return np.split(counts.transpose(0, 2, 1), unions[:-1] + 1)
+
+
+def _counts(starts: np.ndarray, ends: np.ndarray, patch: int, high: int, shape: tuple[int, int, int]) -> np.ndarray:
+    """Pixels of all runs by mask, column and row of patches.
+
+    A column is a whole number of patches high, so that segments of the height of a patch never cross a column.
+    """
     before, after = starts // patch, (ends - 1) // patch
     pieces = after - before + 1
-    stop = np.cumsum(pieces)
-    segments = np.arange(stop[-1] if len(stop) else 0) + np.repeat(before - (stop - pieces), pieces)
-    covered = np.full(len(segments), patch)
+    stop = pieces.cumsum()
+    segments = np.arange(stop[-1] if len(stop) else 0) + (before + pieces - stop).repeat(pieces)
+    covered = np.full(len(segments), float(patch))
     covered[stop - pieces] -= starts - before * patch
     covered[stop - 1] -= (after + 1) * patch - ends
-    high = height // patch
     columns = segments // high
     cells = (columns // patch) * high + segments - columns * high
-    shape = (len(masks) + 1, width // patch, height // patch)
-    return np.bincount(cells, covered, np.prod(shape)).astype(np.int64).reshape(shape).transpose(0, 2, 1)
+    return np.bincount(cells, covered, np.prod(shape)).reshape(shape)
 
 
-def _runs(texts: list[str], pixels: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Start, end and mask of every run of set pixels; the pixels of mask k are numbered from ``k * pixels`` on."""
+def _runs(texts: list[str], pixels: int) -> tuple[np.ndarray, np.ndarray]:
+    """Lengths and ends of the runs of set pixels, two int64 [n, r]; a mask with fewer runs has empty ones."""
     symbols = np.frombuffer("".join(texts).encode("ascii"), np.uint8).astype(np.int64) - 48
-    last = np.flatnonzero(symbols & 32 == 0)  # characters that end a number
-    first = np.concatenate([[0], last[:-1] + 1]) if len(last) else last
-    shift = 5 * (np.arange(last[-1] + 1 if len(last) else 0) - np.repeat(first, last - first + 1))
-    lengths = np.add.reduceat((symbols[: len(shift)] & 31) << shift, first) if len(last) else last
-    lengths -= (symbols[last] & 16) << (shift[last] + 1)  # the sign
-    stops = np.searchsorted(last, np.cumsum([len(text) for text in texts]))
-    begins = np.concatenate([[0], stops[:-1]])
-    for begin, stop in zip(begins.tolist(), stops.tolist(), strict=True):
-        for parity in (begin + 1, begin + 2):
-            np.add.accumulate(lengths[parity:stop:2], out=lengths[parity:stop:2])
-    ends = np.cumsum(lengths)
-    owners = np.repeat(np.arange(len(texts)), stops - begins)
-    whole = pixels * np.arange(1, len(texts) + 1)
-    if (stops == begins).any() or (lengths < 0).any() or (ends[stops - 1] != whole).any():
+    last = (symbols < 32).nonzero()[0]  # characters that end a number
+    stops = last.searchsorted(np.cumsum([len(text) for text in texts]))
+    sizes = np.diff(stops, prepend=0)
+    if not sizes.all():
+        raise ValueError("a mask has no runs: the run-length code is damaged")
+    size = np.diff(last, prepend=-1)
+    first = last + 1 - size
+    shift = 5 * (np.arange(last[-1] + 1) - first.repeat(size))
+    numbers = np.add.reduceat((symbols[: len(shift)] & 31) << shift, first)
+    numbers -= (symbols[last] & 16) << (5 * size - 4)  # the sign
+    there = np.arange(sizes.max() + sizes.max() % 2) < sizes[:, None]
+    lengths = np.zeros(there.shape, dtype=np.int64)
+    lengths[there] = numbers
+    for parity in (1, 2):
+        np.add.accumulate(lengths[:, parity::2], axis=1, out=lengths[:, parity::2])
+    lengths *= there
+    ends = lengths.cumsum(axis=1)
+    if lengths.min() < 0 or (ends[:, -1] != pixels).any():
         raise ValueError(f"a mask's runs do not add up to its {pixels} pixels: the run-length code is damaged")
-    odd = ((np.arange(len(ends)) - begins[owners]) % 2 == 1) & (lengths > 0)
-    return (ends - lengths)[odd], ends[odd], owners[odd]
+    return lengths[:, 1::2], ends[:, 1::2]
 
 
 def _union(starts: np.ndarray, ends: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

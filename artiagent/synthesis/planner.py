@@ -17,12 +17,14 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from tqdm import tqdm
 
 from artiagent.config import PlanningSection
 from artiagent.parallel import ordered_map
 from artiagent.records import ARTIFACT_TOOLS, DatasetRef, Job, Scene, Tool, stable_hash
 from artiagent.store import DatasetWriter, Row, open_dataset, read_json
+from artiagent.synthesis.coverage import scene_coverage
 from artiagent.synthesis.sources import Rules, SourcePlanner
 
 SOURCES_PER_BATCH = 256
@@ -121,15 +123,17 @@ class BatchPlanner:
         index, texts = batch
         writer = self.writer()
         counts = Counts.of(writer.note(_batch(index - self.lanes))) if index >= self.lanes else Counts()
-        jobs = [job for text in texts for job in self._plan(Scene.model_validate_json(text), counts)]
-        counts.jobs += len(jobs)
-        writer.write(_batch(index), [Row(job.job_id, job) for job in jobs], counts.note())
+        scenes = [Scene.model_validate_json(text) for text in texts]
+        planned = zip(scenes, scene_coverage(scenes, self.patch), strict=True)
+        rows = [row for scene, coverage in planned for row in self._plan(scene, counts, coverage)]
+        counts.jobs += len(rows)
+        writer.write(_batch(index), rows, counts.note())
         return len(texts)
 
-    def _plan(self, scene: Scene, counts: Counts) -> list[Job]:
+    def _plan(self, scene: Scene, counts: Counts, coverage: np.ndarray) -> list[Row[Job]]:
         """Jobs of one source; a source that is not scored leaves the balance alone."""
         balance = counts.balance if scene.scored else Counter(counts.balance)
-        planner = SourcePlanner(scene, self.section, self.patch, balance, self.rules)
-        jobs = list(planner.jobs())
+        planner = SourcePlanner(scene, self.section, self.patch, balance, self.rules, coverage)
+        rows = [Row(key, text) for key, text in planner.rows()]
         counts.rejected.update(f"{r.tool}:{r.reason}" for r in planner.rejections)
-        return jobs
+        return rows

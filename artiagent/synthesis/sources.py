@@ -13,10 +13,11 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
+from pydantic_core import to_json
 
 from artiagent.config import PlanningSection
-from artiagent.records import Entity, Injection, Job, Part, PatchMapping, Rejection, Scene, Tool, stable_hash
-from artiagent.synthesis.coverage import patch_coverage
+from artiagent.records import Entity, Job, Part, PatchMapping, Rejection, Scene, Tool, stable_hash
+from artiagent.synthesis.coverage import scene_coverage
 from artiagent.synthesis.toolbox import Mapped, NoMapping, benign, distort
 from artiagent.synthesis.toolbox.add import add
 from artiagent.synthesis.toolbox.frame import Frame, frame
@@ -58,10 +59,10 @@ class Grids(NamedTuple):
     solid_bits: dict[str, int]
 
     @classmethod
-    def of(cls, scene: Scene, section: PlanningSection, patch: int) -> Grids:
+    def of(cls, scene: Scene, section: PlanningSection, patch: int, coverage: np.ndarray) -> Grids:
         parts = [part for entity in scene.entities for part in entity.parts]
         bodies = (*scene.entities, *parts)
-        share = patch_coverage([body.mask for body in bodies], patch, len(scene.entities)) / patch**2
+        share = coverage / patch**2
         touched = share > 0
         covered = touched & (share >= section.add_coverage)
         grid = frame(share.shape[1:])
@@ -91,7 +92,10 @@ class Candidate(NamedTuple):
 
 
 class SourcePlanner:
-    """Plans the variants of one source; ``balance`` is shared by the sources of a lane and counts planned artifacts."""
+    """Plans the variants of one source; ``balance`` is shared by the sources of a lane and counts planned artifacts.
+
+    ``rules`` and ``coverage`` (see `scene_coverage`) follow from the others; who plans many sources makes them at once.
+    """
 
     def __init__(
         self,
@@ -100,15 +104,23 @@ class SourcePlanner:
         patch: int,
         balance: Counter[Tool],
         rules: Rules | None = None,
+        coverage: np.ndarray | None = None,
     ) -> None:
         self.scene, self.section, self.balance = scene, section, balance
         self.rules = rules or Rules.of(section)
-        self.grids = Grids.of(scene, section, patch)
+        coverage = next(scene_coverage([scene], patch)) if coverage is None else coverage
+        self.grids = Grids.of(scene, section, patch, coverage)
         self.rejections: list[Rejection] = []
         self.options: dict[Tool, list[Candidate]] = {}
         self.used: dict[Tool, set[int]] = {}  # by their places among the options
 
     def jobs(self) -> Iterator[Job]:
+        """The source's jobs, variants first."""
+        for _, text in self.rows():
+            yield Job.model_validate_json(text)
+
+    def rows(self) -> Iterator[tuple[str, str]]:
+        """Id and JSON of every job: making the records first would take a third of the time."""
         variants = self.section.variants
         for variant in range(variants):
             seed = self._seed(variant)
@@ -120,28 +132,30 @@ class SourcePlanner:
             seed = self._seed(variants)
             rng = np.random.default_rng(seed)
             if rng.random() < self.section.benign_share and (injection := self._benign(rng)):
-                yield self._job(variants, seed, (injection,))
+                yield self._job(variants, seed, [injection])
 
     def _seed(self, variant: int) -> int:
         return int(stable_hash(self.section.seed, self.scene.image_sha256, variant, length=15), 16)
 
-    def _job(self, variant: int, seed: int, injections: tuple[Injection, ...]) -> Job:
-        content = stable_hash(*(i.model_dump_json() for i in injections))
-        identity = stable_hash(self.scene.image_sha256, self.rules.digest, variant, content, length=24)
-        return Job(
-            job_id=identity,
-            source_id=self.scene.source_id,
-            group=self.scene.group,
-            scored=self.scene.scored,
-            variant=variant,
-            seed=seed,
-            prompt=self.scene.caption,
-            injections=injections,
-        )
+    def _job(self, variant: int, seed: int, injections: list[str]) -> tuple[str, str]:
+        """Id and JSON of a ``Job``; its injections are JSON."""
+        scene = self.scene
+        content = stable_hash(*injections)
+        identity = stable_hash(scene.image_sha256, self.rules.digest, variant, content, length=24)
+        head = {
+            "job_id": identity,
+            "source_id": scene.source_id,
+            "group": scene.group,
+            "scored": scene.scored,
+            "variant": variant,
+            "seed": seed,
+            "prompt": scene.caption,
+        }
+        return identity, f'{to_json(head).decode()[:-1]},"injections":[{",".join(injections)}]}}'
 
-    def _injections(self, rng: np.random.Generator, wanted: int) -> tuple[Injection, ...]:
+    def _injections(self, rng: np.random.Generator, wanted: int) -> list[str]:
         """Up to ``wanted`` injections whose patches, targets and references together, are disjoint."""
-        chosen: list[Injection] = []
+        chosen: list[str] = []
         taken = 0
         for _ in range(wanted):
             found = self._one(rng, taken)
@@ -149,9 +163,9 @@ class SourcePlanner:
                 break
             chosen.append(found[0])
             taken |= found[1]
-        return tuple(chosen)
+        return chosen
 
-    def _one(self, rng: np.random.Generator, taken: int) -> tuple[Injection, int] | None:
+    def _one(self, rng: np.random.Generator, taken: int) -> tuple[str, int] | None:
         """An injection that uses none of the patches ``taken``, and those it uses."""
         for tool in self._ranked_tools(rng):
             for place, candidate in self._ranked_candidates(tool, rng):
@@ -228,7 +242,7 @@ class SourcePlanner:
                     grid |= self.grids.parts[other.id]
         return grid
 
-    def _benign(self, rng: np.random.Generator) -> Injection | None:
+    def _benign(self, rng: np.random.Generator) -> str | None:
         forms = [(e, p) for e in self.scene.entities for p in e.parts]
         foreground = np.logical_or.reduce(list(self.grids.entities.values()))
         for i in rng.permutation(len(forms)):
@@ -239,17 +253,20 @@ class SourcePlanner:
                 return self._injection("benign", Candidate(entity, part, kernel="background"), seed, result)
         return None
 
-    def _injection(self, tool: Tool, c: Candidate, seed: int, result: Mapped) -> Injection:
-        return Injection(
-            tool=tool,
-            kernel=c.kernel,
-            entity=c.entity.name,
-            entity_id=c.entity.id,
-            part=c.part.name if c.part else "",
-            part_id=c.part.id if c.part else "",
-            other_entity=c.other.name if c.other else "",
-            seed=seed,
-            score=round(result.score, 6),
-            mapping=result.mapping,
-            params=result.params,
-        )
+    def _injection(self, tool: Tool, c: Candidate, seed: int, result: Mapped) -> str:
+        """JSON of an ``Injection``."""
+        mapping = result.mapping
+        values = {
+            "tool": tool,
+            "kernel": c.kernel,
+            "entity": c.entity.name,
+            "entity_id": c.entity.id,
+            "part": c.part.name if c.part else "",
+            "part_id": c.part.id if c.part else "",
+            "other_entity": c.other.name if c.other else "",
+            "seed": seed,
+            "score": round(result.score, 6),
+            "mapping": {"grid": mapping.grid, "targets": mapping.targets, "references": mapping.references},
+            "params": result.params,
+        }
+        return to_json(values).decode()

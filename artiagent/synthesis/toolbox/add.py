@@ -71,9 +71,13 @@ def _candidates(part: np.ndarray, section: PlanningSection) -> tuple[np.ndarray,
         for _ in range(radius):
             reached.append(bits.grow(reached[-1], 1))
         ring = bits.indices(reached[-1] & ~reached[0])
-        centre = [int(np.round(axis.mean())) + radius for axis in part.nonzero()]
-        options = np.stack([bits.rows[ring] - centre[0], bits.cols[ring] - centre[1]], axis=1)
-        distances = radius + 1 - sum(bits.flat(grown)[ring].astype(int) for grown in reached)
+        d_rows, d_cols = bits.rows[ring], bits.cols[ring]
+        d_rows, d_cols = (
+            cells - (int(np.round(own.sum() / len(own))) + radius)
+            for cells, own in zip((d_rows, d_cols), part.nonzero(), strict=True)
+        )
+        options = np.column_stack([d_rows, d_cols])
+        distances = radius + 1 - bits.counts(reached)[ring]
     able = options.any(axis=1) & (np.abs(options) < part.shape).all(axis=1)
     return options[able], distances[able]
 

@@ -60,7 +60,9 @@ def strip(part: np.ndarray, strips: int) -> Mapped | NoMapping:
         member = np.flatnonzero(labels == k)
         ordered = member[np.lexsort((along[member], across[member]))]
         amount = (k // 2 + 1) * (1 if k % 2 == 0 else -1)
-        references[ordered] = np.roll(cells[ordered], amount)
+        turned = ordered.tolist()
+        cut = -amount % max(1, len(turned))
+        references[ordered] = cells[turned[cut:] + turned[:cut]]
     if (references == cells).mean() > 0.5:
         return NoMapping("no_candidate", "strips are one patch long: nothing would move")
     return Mapped(mapping(part.shape, cells, references), params={"strips": int(labels.max()) + 1})

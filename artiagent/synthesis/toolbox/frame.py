@@ -37,6 +37,12 @@ class Frame:
         raw = np.frombuffer(bits.to_bytes(self._bytes, "little"), np.uint8)
         return np.unpackbits(raw, count=self.cells, bitorder="little").view(bool)
 
+    def counts(self, sets: list[int]) -> np.ndarray:
+        """In how many of the sets each patch is, uint8 [h * w]."""
+        raw = np.frombuffer(b"".join(bits.to_bytes(self._bytes, "little") for bits in sets), np.uint8)
+        flags = np.unpackbits(raw.reshape(len(sets), -1), axis=1, count=self.cells, bitorder="little")
+        return np.add.reduce(flags, axis=0, dtype=np.uint8)
+
     def grid(self, bits: int) -> np.ndarray:
         """Bool grid [h, w]."""
         return self.flat(bits).reshape(self.shape)

@@ -102,15 +102,18 @@ def _offset_references(bits: Frame, region: list[int], side: int, radius: int) -
     Of several best offsets the first of ``shifts`` is taken.
     """
     targets = sum(1 << cell for cell in region)
-    moves = bits.moves(radius)
-    served = [(targets & stays) << by & side if by >= 0 else (targets & stays) >> -by & side for stays, by in moves]
-    counts = [found.bit_count() for found in served]
-    best = counts.index(max(counts))
-    stays, by = moves[best]
+    most, best = -1, (0, 0)
+    for stays, by in bits.moves(radius):
+        moved = (targets & stays) << by if by >= 0 else (targets & stays) >> -by
+        if (count := (moved & side).bit_count()) > most:
+            most, best = count, (stays, by)
+            if most == len(region):
+                break
+    stays, by = best
     pairs = {cell: cell + by for cell in region}
     if left := [cell for cell in region if not (stays >> cell & 1 and side >> cell + by & 1)]:
         pairs.update(zip(left, nearest(np.array(left), bits.indices(side), bits.shape).tolist(), strict=True))
-    return pairs, counts[best]
+    return pairs, most
 
 
 def _add_reversed(pairs: dict[int, int], rng: np.random.Generator) -> None:
