@@ -269,6 +269,7 @@ def twice(project, tmp_path_factory):
     config_file.write_text((project.folder / "tiny.yaml").read_text())
     counts = []
     with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ARTIAGENT_HOME", str(folder / "home"))  # other modules count what is in the common one
         patch.setattr("pipelines.kubeflow.export.CONFIG", str(config_file))
         patch.setattr("steps.champion.mirror_stage", lambda *_: "")  # would set up a ZenML store
         ir, _ = exported(folder / "p.yaml", load_config(config_file), patch, store="", image="image")
