@@ -25,6 +25,8 @@ def export(arguments: argparse.Namespace) -> int:
     names = [stage.name for stage in stages(config)]
     if problems := name_problems(config.scale, declared(), names) or need_problems(config, declared(), names):
         raise ConfigError("\n".join(problems))
+    if config.sft.nodes > 1:
+        raise ConfigError(f"sft.nodes is {config.sft.nodes}, and a Kubeflow task is one pod; set sft.nodes=1")
     for name, why in NEEDED.items():
         if not (value := os.environ.get(name)):
             raise ConfigError(f"{name} is not set: {why}")

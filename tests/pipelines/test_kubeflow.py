@@ -208,6 +208,7 @@ def arguments(out, *more):
         ("", ["ARTIAGENT_STORE=file:///home/me/store"], "ARTIAGENT_STORE file:///home/me/store is this machine"),
         ("", ["MLFLOW_TRACKING_URI=http://127.0.0.1:5000"], "MLFLOW_TRACKING_URI .* is this machine, where no pod"),
         ("", ["--set", "scale.profiles.synthesize=cpu"], "has no GPU"),
+        ("", ["--set", "sft.nodes=2"], "a Kubeflow task is one pod"),
         ("", ["--set", "scale.profiles.sythesize=cpu"], "no such stage.*synthesize"),
     ],
 )
