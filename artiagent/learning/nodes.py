@@ -221,14 +221,14 @@ class Follower:
     def trouble(self) -> str:
         """Why this node need not go on; "" while it should."""
         waiting = list(self.line.inbox.queue)
-        ends = [message["end"] for message in waiting if message and message.get("end")]
+        ends = [message["end"] for message in waiting if message and "end" in message]
         return ends[0] if ends else self._gone() if self.line.over else ""
 
     def fail(self, reason: str) -> None:
         """Tell node 0, and wait, a little, until it has heard."""
         self.line.say(failed=reason)
         deadline = time.monotonic() + LEAVE_SECONDS
-        while time.monotonic() < deadline and not self.trouble():
+        while time.monotonic() < deadline and not (self.trouble() or self.line.over):
             time.sleep(0.05)
 
     def close(self) -> None:

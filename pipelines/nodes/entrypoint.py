@@ -6,9 +6,11 @@ Knows what Kubernetes and ZenML call a pod's place. ZenML hears of the first pod
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from types import FrameType
 from uuid import UUID
 
 from zenml.client import Client
@@ -23,6 +25,7 @@ from zenml.step_operators.step_operator_entrypoint_configuration import (
 from zenml.utils import env_utils
 
 from artiagent.learning.nodes import ADDRESS, PORT, RANK, Place, place_here
+from pipelines.environment import prepare
 
 INDEX = "JOB_COMPLETION_INDEX"  # Kubernetes sets it in the pods of an indexed Job
 NAMES = {RANK: INDEX, ADDRESS: ENV_ZENML_KUBERNETES_MAIN_ADDRESS, PORT: ENV_ZENML_KUBERNETES_MAIN_PORT}
@@ -50,16 +53,22 @@ class NodeEntrypoint(StepOperatorEntrypointConfiguration):
 
 def main(arguments: list[str]) -> None:
     """Raises SystemExit, with the reason, in a pod that follows and cannot go on."""
+    prepare()  # a process without a file has no root from which ZenML would import sources
     os.environ.update(named(os.environ))
     place = place_here()
     entrypoint = NodeEntrypoint(arguments)
     if place.index == 0:
         entrypoint.run()
         return
+    signal.signal(signal.SIGTERM, _stop)  # the first process of a container has no handler, and would be deaf
     try:
         entrypoint.follow(place)
     except (OSError, ValueError, RuntimeError) as error:
         sys.exit(f"node {place.index}: {error}")
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    sys.exit(128 + number)
 
 
 def named(environment: Mapping[str, str]) -> dict[str, str]:

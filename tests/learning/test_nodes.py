@@ -251,6 +251,12 @@ def test_both_take_part_and_end(staged: Staged) -> None:
     assert mine == other
 
 
+def test_node_0_may_be_done_before_the_others_have_ended(staged: Staged) -> None:
+    staged.codes = [WELL, "import time; time.sleep(1.5)"]
+    staged.run()
+    assert staged.ended() is None
+
+
 def test_the_launchers_are_told_who_is_who(staged: Staged) -> None:
     told = launching._members(staged.job, 1, ("10.0.0.1", 4321))
     assert " ".join(told).startswith("--nnodes 2 --node_rank 1 --master_addr 10.0.0.1 --master_port 4321")

@@ -6,6 +6,7 @@
 import json
 import os
 import re
+import signal
 import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -264,6 +265,7 @@ def test_elsewhere_a_person_starts_the_nodes(monkeypatch):
 def pod(monkeypatch):
     """``pod(index)``: this process is that pod."""
     prepare()
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
     for name in ("NODE_RANK", "MASTER_ADDR", "MASTER_PORT"):
         monkeypatch.setenv(name, "")
     monkeypatch.setenv("ZENML_KUBERNETES_MAIN_ADDRESS", "job-0.job.artiagent.svc")

@@ -1,0 +1,147 @@
+"""The whole way of a step on two pods: ZenML's dynamic pipeline, its step operator, a Job, two processes, one model.
+
+The cluster is a server on this machine that starts a process for every pod of a Job, and says how they ended.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pytest
+
+from artiagent.config import SftSection, SftStage
+from artiagent.records import CheckpointRef, DatasetRef
+
+ROOT = Path(__file__).resolve().parents[2]
+SECTION = SftSection(
+    stages=(SftStage(name="language", train_vision=False, max_steps=2, learning_rate=1e-3),),
+    batch_pairs=2, threads=1, device="cpu", autocast="none", nodes=2,
+)  # fmt: skip
+BRINGS = "    Code(sys.argv[1:]).prepare_code_environment()"  # into /app; here the code is at hand
+
+
+class Cluster:
+    """Jobs as processes of this machine. Every pod is at 127.0.0.1."""
+
+    def __init__(self, logs: Path) -> None:
+        self.job: dict[str, Any] = {}
+        self.pods: list[subprocess.Popen[bytes]] = []
+        self.logs, self.sent, cluster = logs, [], self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                made = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                made["metadata"]["uid"] = str(uuid4())
+                cluster.sent.append(self.path.rsplit("/", 1)[-1])
+                if self.path.endswith("/jobs"):
+                    cluster.start(made)
+                self.answer(201, made)
+
+            def do_GET(self) -> None:
+                self.answer(200, {"items": [cluster.job | {"status": {"conditions": cluster.conditions()}}]})
+
+            def answer(self, code: int, value: dict[str, Any]) -> None:
+                body = json.dumps(value).encode()
+                self.send_response(code)
+                self.send_header("Content-Type", "application/json")
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        threading.Thread(target=self.server.serve_forever, args=(0.01,), daemon=True).start()
+
+    def client(self, _operator: object = None) -> Any:
+        from kubernetes.client import ApiClient, Configuration
+
+        return ApiClient(Configuration(host=f"http://127.0.0.1:{self.server.server_port}"))
+
+    def start(self, job: dict[str, Any]) -> None:
+        self.job = job
+        (container,) = job["spec"]["template"]["spec"]["containers"]
+        python, flag, code = container["command"]
+        assert BRINGS in code
+        command = [sys.executable, flag, code.replace(BRINGS, f"    sys.path.insert(0, {str(ROOT)!r})")]
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            meeting = {
+                "ZENML_KUBERNETES_MAIN_ADDRESS": "127.0.0.1",
+                "ZENML_KUBERNETES_MAIN_PORT": str(server.getsockname()[1]),
+            }
+        told = {variable["name"]: variable["value"] for variable in container["env"]}
+        for index in range(job["spec"]["completions"]):
+            environment = {**os.environ, **told, **meeting, "JOB_COMPLETION_INDEX": str(index)}
+            log = (self.logs / f"pod-{index}").open("wb")
+            self.pods.append(
+                subprocess.Popen([*command, *container["args"]], env=environment, cwd=ROOT, stdout=log, stderr=log)
+            )
+
+    @contextmanager
+    def telling(self) -> Iterator[None]:
+        """With what the pods printed in an error of the body."""
+        try:
+            yield
+        except Exception as error:
+            raise AssertionError("\n\n".join(log.read_text() for log in sorted(self.logs.glob("pod-*")))) from error
+
+    def conditions(self) -> list[dict[str, str]]:
+        codes = [pod.poll() for pod in self.pods]
+        if any(codes):
+            for pod in self.pods:
+                pod.terminate()
+            return [{"type": "Failed", "status": "True"}]
+        return [{"type": "Complete", "status": "True"}] if codes and None not in codes else []
+
+
+@pytest.mark.slow
+def test_a_step_on_two_pods_is_one_step_with_one_model(
+    conversations: DatasetRef, tiny_vlm: CheckpointRef, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pipelines.environment import active_stack, prepare
+
+    prepare()
+    from zenml.client import Client
+    from zenml.config.step_run_info import StepRunInfo
+    from zenml.enums import StackComponentType
+    from zenml.integrations.kubernetes.flavors import KubernetesStepOperatorConfig
+
+    from pipelines.nodes.flavor import FLAVOR, SOURCE
+    from pipelines.nodes.operator import NodesOperator
+    from tests.learning.pods_pipeline import STACK, tune
+
+    cluster, client, kind = Cluster(tmp_path), Client(), StackComponentType.STEP_OPERATOR
+    monkeypatch.setattr(NodesOperator, "get_kube_client", cluster.client)
+    # A stack of one machine: no registry, no remote store; the image is nobody's.
+    monkeypatch.setattr(NodesOperator, "validator", None)
+    monkeypatch.setattr(KubernetesStepOperatorConfig, "is_remote", False)
+    monkeypatch.setattr(StepRunInfo, "get_image", lambda *_, **__: "image")
+    monkeypatch.setenv("ARTIAGENT_RUN", "pods-1")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH", "")))))
+    if not client.list_flavors(name=FLAVOR, type=kind):
+        client.create_flavor(SOURCE, kind)
+    parts = {c: [client.active_stack_model.components[c][0].id] for c in client.active_stack_model.components}
+    parts[kind] = [client.create_stack_component(STACK, FLAVOR, kind, {}).id]
+    client.create_stack(STACK, parts)
+    with active_stack(STACK), cluster.telling():
+        run = tune(SECTION, conversations, tiny_vlm)
+        assert run.status == "completed"
+        assert [pod.wait(60) for pod in cluster.pods] == [0, 0]
+    assert cluster.sent == ["jobs", "services"]
+    (made,) = run.steps["finetune"].outputs["tuned"]
+    tuned = made.load()
+    assert (Path(tuned.uri) / "model.safetensors").is_file()
+    assert tuned.summary["lineage.run"] == "pods-1"
+    assert json.loads((Path(tuned.uri) / "finetune.json").read_text())["section"]["nodes"] == 2
