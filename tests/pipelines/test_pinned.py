@@ -30,6 +30,7 @@ from zenml.client import Client  # noqa: E402
 
 from pipelines import preflight  # noqa: E402
 from pipelines.pinned import operator  # noqa: E402
+from pipelines.pinned.flavor import PinnedConfig, PinnedSettings  # noqa: E402
 from pipelines.pinned.stack import FILE, device_problems, register  # noqa: E402
 
 TWO = ("fake-0", "fake-1")
@@ -261,6 +262,27 @@ time.sleep(600)
     finally:
         runner.kill()
     runner.wait()
+
+
+def test_waiting_and_working_end_at_the_deadline(work, own_home, monkeypatch):
+    monkeypatch.setattr(operator, "the_crew", lambda config: work.crew)
+    monkeypatch.setattr(operator, "_crew", work.crew)
+    settings, config = PinnedSettings(devices=1, hours=1 / 3600), PinnedConfig(names="fake-0")
+
+    def attempt(name):
+        info = SimpleNamespace(
+            step_run_id=name, pipeline_step_name=name, run_name="run", step_run=SimpleNamespace(version=1)
+        )
+        step = operator.PinnedStep(info, settings, config)
+        step.begin(["sleep"], {})
+        assert step.ended.wait(30)
+        assert step.status == "failed"
+        return step.reason
+
+    assert attempt("works").startswith("works: not done")
+    held = lease(["fake-0"], 1, "another", 0)
+    assert attempt("waits") == "waits of run: no 1 of the devices fake-0 for 1 s"
+    held.release()
 
 
 def test_a_module_that_touches_a_gpu_is_not_preloaded(monkeypatch):
