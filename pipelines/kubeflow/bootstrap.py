@@ -29,4 +29,4 @@ with tarfile.open(fileobj=io.BytesIO(data)) as archive:
     archive.extractall(root, filter="data")
 os.environ["PYTHONPATH"] = root
 os.chdir(os.environ.get("ARTIAGENT_WORKDIR") or ".")
-os.execv(sys.executable, [sys.executable, "-P", "-m", "steps.entry", *arguments])
+os.execv(sys.executable, [sys.executable, "-P", "-m", "pipelines.entry", *arguments])

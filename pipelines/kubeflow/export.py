@@ -1,6 +1,6 @@
 """The list of stages as a pipeline of Kubeflow Pipelines: IR YAML, compiled offline with kfp and kfp-kubernetes.
 
-One task per stage, and one per shard, each a container that runs ``python -m steps.entry``; references travel as
+One task per stage, and one per shard, each a container that runs ``python -m pipelines.entry``; references travel as
 artifacts. Shards are tasks of their own and no ``dsl.ParallelFor``: there the backend ignores retries
 (kubeflow/pipelines#13897), and a task behind the loop has been refused or not made to wait (#10050).
 
@@ -20,15 +20,15 @@ from artiagent.config import Config
 from artiagent.records import CheckpointRef, DatasetRef, EvaluationReport
 from artiagent.scale.profiles import Profile
 from artiagent.shards import Shard
+from pipelines.entry import OPEN, PART, accepts, makes
 from pipelines.kubeflow.bundle import CONFIG, Bundle
 from pipelines.placement import SHARED, WORK, environment, image, place_task, profile_of
 from pipelines.stages import DIGESTS, Stage, stages
-from steps.entry import OPEN, PART, accepts, makes
 
 BOOTSTRAP = Path(__file__).with_name("bootstrap.py")
 ARTIFACTS: dict[Any, Any] = {DatasetRef: dsl.Dataset, CheckpointRef: dsl.Model, EvaluationReport: dsl.Artifact}
 OPENS = {"config": dsl.Output[dsl.Artifact], "digests": dsl.Output[dsl.Artifact], "run": dsl.OutputPath(str)}
-OPTIONS = ("config", "digests", "run", "shard")  # of `steps.entry`, by the inputs' names
+OPTIONS = ("config", "digests", "run", "shard")  # of `pipelines.entry`, by the inputs' names
 POSITIONAL = inspect.Parameter.POSITIONAL_OR_KEYWORD
 BACKOFF = {"backoff_duration": "60s", "backoff_factor": 2.0, "backoff_max_duration": "1800s"}
 # Keys of the Kubernetes secret, named like the variables that they fill. All optional: what is missing is said by the
@@ -143,12 +143,12 @@ class _Graph:
 def component(
     name: str, image: str, command: list[str], first: list[str], inputs: dict[str, Any], outputs: dict[str, Any]
 ) -> Any:
-    """A container component that calls `steps.entry`.
+    """A container component that calls `pipelines.entry`.
 
     Args:
         name: of the component.
         image: of the container.
-        command: what `steps.entry`'s arguments are handed to.
+        command: what `pipelines.entry`'s arguments are handed to.
         first: arguments that are the same in every task.
         inputs: name -> kfp's annotation. References become ``--input NAME=FILE``, the others ``--NAME VALUE``; what
             shards made, ``part_0`` and so on, becomes ``--part FILE``.

@@ -21,13 +21,12 @@ ROOT = prepare()
 from artiagent.records import DatasetRef, stable_hash  # noqa: E402
 from artiagent.run_config import ConfigError, load_config  # noqa: E402
 from artiagent.store import home  # noqa: E402
-from pipelines import placement  # noqa: E402
+from pipelines import entry, placement  # noqa: E402
 from pipelines.kubeflow import cli  # noqa: E402
 from pipelines.kubeflow.bundle import Bundle, make_bundle, send_bundle  # noqa: E402
 from pipelines.kubeflow.export import BOOTSTRAP, Target, export  # noqa: E402
 from pipelines.kubeflow.options import export_options  # noqa: E402
 from pipelines.runs import load_run  # noqa: E402
-from steps import entry  # noqa: E402
 from steps.tracking import connect, experiment  # noqa: E402
 
 GOLDEN = Path(__file__).parent / "golden" / "kubeflow" / "paper.yaml"
@@ -81,7 +80,7 @@ def declared_for(name):
 
 def test_every_task_has_the_machine_that_its_profile_declares(paper):
     _, tasks = paper
-    assert len(tasks) == 1 + 14 + 16 + 64 + 32 + 8 + 8
+    assert len(tasks) == 1 + 14 + 64 + 128 + 32 + 16 + 16
     for name, (_, container, pod) in tasks.items():
         want = declared_for(name)
         got = container["resources"]
@@ -139,9 +138,9 @@ def test_joining_waits_for_all_shards_and_the_rest_for_the_join(paper):
     _, tasks = paper
     join = tasks["synthesize"][0]
     shards = {name for name in tasks if name.startswith("synthesize-shard")}
-    assert len(shards) == 64 and shards <= set(join["dependentTasks"])
+    assert len(shards) == 128 and shards <= set(join["dependentTasks"])
     constants = {tasks[name][0]["inputs"]["parameters"]["shard"]["runtimeValue"]["constant"] for name in shards}
-    assert constants == {f"{i}/64" for i in range(64)}
+    assert constants == {f"{i}/128" for i in range(128)}
     assert not any(name.startswith("synthesize-shard") for name in tasks["curate-shard"][0]["dependentTasks"])
     assert {"register", "publish"} <= set(tasks["report"][0]["dependentTasks"])
 

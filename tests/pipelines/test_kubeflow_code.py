@@ -55,7 +55,7 @@ def test_archive_is_the_tracked_code_and_the_configuration():
     bundle = make_bundle(Config(profile="x"), ROOT)
     assert bundle.digest == hashlib.sha256(bundle.data).hexdigest()
     files = members(bundle)
-    assert {"steps/entry.py", "artiagent/records.py", "infra/profiles.yaml", "pyproject.toml", CONFIG} <= set(files)
+    assert {"pipelines/entry.py", "artiagent/records.py", "infra/profiles.yaml", "pyproject.toml", CONFIG} <= set(files)
     assert b"profile: x" in files[CONFIG]
     assert not any(name.startswith(("data/", "infra/dvc", ".git", "tests/")) for name in files)
     assert len(bundle.data) < 5 * 2**20
@@ -115,11 +115,11 @@ def boot(folder, data, digest=None, **environment):
 
 
 def test_task_becomes_the_stage_in_the_working_folder(tmp_path):
-    (tmp_path / "steps").mkdir()  # of the current folder: never the code's
-    (tmp_path / "steps" / "entry.py").write_text("raise SystemExit(9)")
-    done = boot(tmp_path, packed(**{"steps/__init__.py": b"", "steps/entry.py": ENTRY}), ARTIAGENT_WORKDIR="/")
+    (tmp_path / "pipelines").mkdir()  # of the current folder: never the code's
+    (tmp_path / "pipelines" / "entry.py").write_text("raise SystemExit(9)")
+    done = boot(tmp_path, packed(**{"pipelines/__init__.py": b"", "pipelines/entry.py": ENTRY}), ARTIAGENT_WORKDIR="/")
     assert done.returncode == 0, done.stderr
-    assert done.stdout.strip() == f"/ ['plan', '--run', 'r'] {tmp_path}/code/steps/entry.py"
+    assert done.stdout.strip() == f"/ ['plan', '--run', 'r'] {tmp_path}/code/pipelines/entry.py"
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,9 @@
 """Runs one stage in a process of its own, for orchestrators that are not ZenML: references in files, outputs in files.
 
-    python -m steps.entry open --config FILE --output config=FILE --output digests=FILE --output run=FILE
-    python -m steps.entry STAGE --config FILE --run NAME --input scenes=FILE ... --output pairs=FILE
-    python -m steps.entry STAGE --config FILE --run NAME --input scenes=FILE ... --shard I/N --output part=FILE
-    python -m steps.entry --list --config FILE
+    python -m pipelines.entry open --config FILE --output config=FILE --output digests=FILE --output run=FILE
+    python -m pipelines.entry STAGE --config FILE --run NAME --input scenes=FILE ... --output pairs=FILE
+    python -m pipelines.entry STAGE --config FILE --run NAME --input scenes=FILE ... --shard I/N --output part=FILE
+    python -m pipelines.entry --list --config FILE
 
 ``open`` begins a run as ``artiagent run`` does: it settles the configuration, reads the inputs' digests and names the
 run. Every stage takes the settled configuration from there. A reference is JSON, as the materializers store it.
@@ -86,7 +86,7 @@ def makes(stage: Stage) -> dict[str, type[BaseModel]]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m steps.entry", description="Run one stage of the chain.")
+    parser = argparse.ArgumentParser(prog="python -m pipelines.entry", description="Run one stage of the chain.")
     parser.add_argument("stage", nargs="?", metavar="STAGE", help=f"{OPEN}, or a stage of --list")
     parser.add_argument("--config", required=True, type=_config_path, metavar="FILE", help="run configuration")
     parser.add_argument("--run", metavar="NAME", default=os.environ.get("ARTIAGENT_RUN"), help="name that `open` gave")

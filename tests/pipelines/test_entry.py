@@ -1,4 +1,4 @@
-"""`python -m steps.entry` as a container runs it, with stand-ins for the library's stages."""
+"""`python -m pipelines.entry` as a container runs it, with stand-ins for the library's stages."""
 
 import json
 import os
@@ -15,8 +15,8 @@ from pipelines.environment import prepare
 ROOT = prepare()
 
 from artiagent.config import Config  # noqa: E402
+from pipelines import entry  # noqa: E402
 from pipelines.stages import stages  # noqa: E402
-from steps import entry  # noqa: E402
 from steps.tracking import connect, experiment, find_run  # noqa: E402
 
 ROW = Prediction(
@@ -156,7 +156,7 @@ def test_list_prints_every_stage(capsys):
     assert entry.main(["--list", "--config", PAPER]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 14
-    assert "synthesize (64 shards): scenes jobs generator -> pairs" in lines
+    assert "synthesize (128 shards): scenes jobs generator -> pairs" in lines
 
 
 @pytest.mark.parametrize("stage", stages(Config()), ids=lambda stage: stage.name)
