@@ -168,7 +168,8 @@ class SourcePlanner:
     def _one(self, rng: np.random.Generator, taken: int) -> tuple[str, int] | None:
         """An injection that uses none of the patches ``taken``, and those it uses."""
         for tool in self._ranked_tools(rng):
-            for place, candidate in self._ranked_candidates(tool, rng):
+            for place in self._ranked_candidates(tool, rng):
+                candidate = self.options[tool][place]
                 seed = int(rng.integers(2**31))
                 if candidate.own & taken:
                     continue
@@ -197,15 +198,14 @@ class SourcePlanner:
         order = [tools[i] for i in rng.permutation(len(tools)).tolist()]
         return sorted(order, key=lambda tool: self.balance[tool] / wanted[tool])
 
-    def _ranked_candidates(self, tool: Tool, rng: np.random.Generator) -> list[tuple[int, Candidate]]:
-        """Candidates with their places: unused ones first, otherwise in seeded order."""
+    def _ranked_candidates(self, tool: Tool, rng: np.random.Generator) -> list[int]:
+        """Places of the candidates: unused ones first, otherwise in seeded order."""
         if tool not in self.options:
             self.options[tool] = self._candidates(tool)
-        options = self.options[tool]
-        shuffled = rng.permutation(len(options)).tolist()
+        shuffled = rng.permutation(len(self.options[tool])).tolist()
         if used := self.used.get(tool):
             shuffled.sort(key=used.__contains__)
-        return [(place, options[place]) for place in shuffled]
+        return shuffled
 
     def _candidates(self, tool: Tool) -> list[Candidate]:
         entities, bits = self.scene.entities, self.grids.bits

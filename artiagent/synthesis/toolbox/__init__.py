@@ -15,7 +15,7 @@ from scipy.fft import irfft2, next_fast_len, rfft2
 from artiagent.records import PatchMapping, Reason
 from artiagent.synthesis.toolbox.frame import frame, shifts
 
-__all__ = ["Mapped", "NoMapping", "hits", "hits_at", "mapping", "nearest", "shifts"]
+__all__ = ["Mapped", "NoMapping", "hits", "hits_at", "mapping", "mapping_of", "nearest", "shifts"]
 _FEW = 2**15  # distances that are rather looked up than avoided
 
 
@@ -43,18 +43,23 @@ def mapping(shape: tuple[int, int], targets: np.ndarray, references: np.ndarray)
     """
     if targets.shape != references.shape or targets.ndim != 1:
         raise ValueError(f"targets {targets.shape} and references {references.shape}: expected two arrays [n], equal n")
+    return mapping_of(shape, targets.tolist(), references.tolist())
+
+
+def mapping_of(shape: tuple[int, int], targets: list[int], references: list[int]) -> PatchMapping:
+    """``mapping`` of two lists of one length."""
     cells = shape[0] * shape[1]
     for name, values in (("target", targets), ("reference", references)):
-        if values.size and not 0 <= values.min() <= values.max() < cells:
-            outside = values[(values < 0) | (values >= cells)]
-            got = ", ".join(map(str, outside[:3].tolist()))
+        if values and not 0 <= min(values) <= max(values) < cells:
+            got = ", ".join(str(value) for value in [v for v in values if not 0 <= v < cells][:3])
             raise ValueError(f"{name} patch {got} outside the grid {shape[0]}x{shape[1]}: expected 0..{cells - 1}")
-    ordered = sorted(zip(targets.tolist(), references.tolist(), strict=True))
-    if len(set(first := [target for target, _ in ordered])) < len(first):
-        got = ", ".join(str(target) for target, count in Counter(first).items() if count > 1)
+    if len(set(targets)) < len(targets):
+        got = ", ".join(str(target) for target, count in sorted(Counter(targets).items()) if count > 1)
         raise ValueError(f"target patch {got} occurs twice: expected exactly one reference for every target")
+    ordered = sorted(zip(targets, references, strict=True))
+    first, second = zip(*ordered, strict=True) if ordered else ((), ())
     # All that the record itself would check is checked.
-    return PatchMapping.model_construct(grid=shape, targets=tuple(first), references=tuple(r for _, r in ordered))
+    return PatchMapping.model_construct(grid=shape, targets=first, references=second)
 
 
 def nearest(from_indices: np.ndarray, pool: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
@@ -99,20 +104,20 @@ def hits(form: np.ndarray, maps: np.ndarray) -> np.ndarray:
 
 
 def hits_at(
-    form: np.ndarray, maps: tuple[np.ndarray, np.ndarray], options: np.ndarray
+    form: np.ndarray, maps: tuple[np.ndarray, np.ndarray], d_rows: np.ndarray, d_cols: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """``hits`` on two maps, and how many cells stay in frame, for the shifts ``options`` [s, 2] alone: three int64 [s].
+    """``hits`` on two maps, and how many cells stay in frame, for the shifts (d_rows[k], d_cols[k]): three int64 [s].
 
     The shifts are smaller than the grid; the maps' counts of any form stay below 2**20.
     """
     height, width = form.shape
     rows, cols = form.nonzero()
-    if len(rows) * len(options) > _FEW:
+    if len(rows) * len(d_rows) > _FEW:
         counts = hits(form, np.stack([*maps, np.ones(form.shape)]))
-        return tuple(counts[:, options[:, 0], options[:, 1]])
+        return tuple(counts[:, d_rows, d_cols])
     wide = np.zeros((3 * height, 3 * width), dtype=np.int64)  # no shift leads out of it
     wide[height : 2 * height, width : 2 * width] = maps[0] + (maps[1].astype(np.int64) << 20) + (1 << 40)
     places = (rows + height) * (3 * width) + (cols + width)
-    moves = options[:, 0] * (3 * width) + options[:, 1]
+    moves = d_rows * (3 * width) + d_cols
     counts = wide.ravel()[moves[:, None] + places].sum(axis=1)
     return counts & 0xFFFFF, counts >> 20 & 0xFFFFF, counts >> 40

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from artiagent.config import PlanningSection
-from artiagent.synthesis.toolbox import Mapped, NoMapping, hits_at, mapping, shifts
+from artiagent.synthesis.toolbox import Mapped, NoMapping, hits_at, mapping_of, shifts
 from artiagent.synthesis.toolbox.frame import frame
 
 
@@ -34,12 +34,12 @@ def add(
     if not shape:
         return NoMapping("too_small", "the part covers no patch")
     form, size = bits.grid(shape), shape.bit_count()
-    options, distances = _candidates(part, section)
+    d_rows, d_cols, distances = _candidates(part, section)
     body = all_of_it & ~whole
     reach = bits.grow(body or all_of_it, 1)
     # r_self + r_ent + r_other: no patch is part and body, so that one map of counts stands for the three shares.
     clash = bits.grid(whole | body) + bits.grid(bits.pack(others) & ~whole).astype(int)
-    overlap, contact, inside = (counts / size for counts in hits_at(form, (clash, bits.grid(reach)), options))
+    overlap, contact, inside = (counts / size for counts in hits_at(form, (clash, bits.grid(reach)), d_rows, d_cols))
     own_contact = (shape & reach).bit_count() / size
     touches = (contact > 0) & (contact >= section.add_contact * own_contact)
     usable = (inside >= section.add_min_visible) & touches & (overlap < 1.5)
@@ -47,22 +47,23 @@ def add(
         return NoMapping("no_candidate", "no shift keeps the copy in frame and in touch with its owner")
     scores = np.where(usable, (3 - overlap) / (1 + section.add_distance_weight * distances), -np.inf)
     chosen = _choose(scores, section.add_temperature, rng)
-    d_row, d_col = options[chosen]
-    targets, references = _moved(form, d_row, d_col)
-    params = {"d_row": int(d_row), "d_col": int(d_col), "placement": section.placement}
-    return Mapped(mapping(part.shape, targets, references), float(scores[chosen]), params)
+    d_row, d_col = int(d_rows[chosen]), int(d_cols[chosen])
+    stays, by = bits.move(d_row, d_col)
+    references = bits.indices(shape & stays).tolist()
+    params = {"d_row": d_row, "d_col": d_col, "placement": section.placement}
+    return Mapped(mapping_of(part.shape, [cell + by for cell in references], references), float(scores[chosen]), params)
 
 
-def _candidates(part: np.ndarray, section: PlanningSection) -> tuple[np.ndarray, np.ndarray]:
-    """Shifts [s, 2] that keep the copy at least partly in frame, and the distance of each, int64 [s].
+def _candidates(part: np.ndarray, section: PlanningSection) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Rows and columns of the shifts that may keep the copy in frame, and the distance of each, three int64 [s].
 
     centroid_ring (paper): shifts up to the radius; the distance is their L1 length. contour_ring (default): shifts that
     bring the centroid into the ring around the part; the distance is the centroid's from the contour.
     """
     radius = min(section.add_radius, sum(part.shape))  # farther off, no copy is in frame
     if section.placement == "centroid_ring":
-        options = shifts(radius)
-        distances = np.abs(options).sum(axis=1)
+        d_rows, d_cols = shifts(radius).T
+        distances = np.abs(d_rows) + np.abs(d_cols)
     else:
         wide = np.zeros([length + 2 * radius for length in part.shape], dtype=bool)
         wide[radius:-radius, radius:-radius] = part
@@ -71,27 +72,13 @@ def _candidates(part: np.ndarray, section: PlanningSection) -> tuple[np.ndarray,
         for _ in range(radius):
             reached.append(bits.grow(reached[-1], 1))
         ring = bits.indices(reached[-1] & ~reached[0])
-        d_rows, d_cols = bits.rows[ring], bits.cols[ring]
-        d_rows, d_cols = (
-            cells - (int(np.round(own.sum() / len(own))) + radius)
-            for cells, own in zip((d_rows, d_cols), part.nonzero(), strict=True)
-        )
-        options = np.column_stack([d_rows, d_cols])
-        distances = radius + 1 - bits.counts(reached)[ring]
-    able = options.any(axis=1) & (np.abs(options) < part.shape).all(axis=1)
-    return options[able], distances[able]
-
-
-def _moved(form: np.ndarray, d_row: int, d_col: int) -> tuple[np.ndarray, np.ndarray]:
-    """Targets and references [n] of the form moved by one shift, without the patches that leave the frame."""
-    rows, cols = np.nonzero(form)
-    keep = _in_frame(rows + d_row, cols + d_col, form.shape)
-    references = (rows * form.shape[1] + cols)[keep]
-    return references + d_row * form.shape[1] + d_col, references
-
-
-def _in_frame(rows: np.ndarray, cols: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    return (rows >= 0) & (rows < shape[0]) & (cols >= 0) & (cols < shape[1])
+        rows, cols = part.nonzero()
+        d_rows = bits.rows[ring] - (round(int(rows.sum()) / len(rows)) + radius)
+        d_cols = bits.cols[ring] - (round(int(cols.sum()) / len(cols)) + radius)
+        distances = radius + 1 - bits.counts(reached)[ring].astype(np.int64)
+    height, width = part.shape
+    able = (np.abs(d_rows) < height) & (np.abs(d_cols) < width) & ((d_rows != 0) | (d_cols != 0))
+    return d_rows[able], d_cols[able], distances[able]
 
 
 def _choose(scores: np.ndarray, temperature: float, rng: np.random.Generator) -> int:

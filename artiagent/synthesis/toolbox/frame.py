@@ -9,6 +9,7 @@ from functools import cached_property, lru_cache
 import numpy as np
 
 _TABLE = 4096  # patches up to which all distances are held
+_BALLS = 2**22  # bytes of balls of one radius that are held; most cells have a handful
 
 
 class Frame:
@@ -20,7 +21,9 @@ class Frame:
         first = sum(1 << row * width for row in range(height))
         self._not_first, self._not_last = self.full & ~first, self.full & ~(first << width - 1)
         self._bytes = (self.cells + 7) // 8
-        self._moves: dict[int, list[tuple[int, int]]] = {}
+        self._moves: dict[tuple[int, int], tuple[int, int]] = {}
+        self._shifts: dict[int, list[tuple[int, int]]] = {}
+        self._balls: dict[int, list[int]] = {}  # by cell and radius, as far as they were asked for
         self.rows, self.cols = np.divmod(np.arange(self.cells), width)
 
     def pack(self, grid: np.ndarray) -> int:
@@ -58,16 +61,45 @@ class Frame:
             bits = (bits | sideways | bits << self.width | bits >> self.width) & self.full
         return bits
 
-    def moves(self, radius: int) -> list[tuple[int, int]]:
-        """For every shift of ``shifts(radius)``: the patches that stay in frame, and by how many bits they move."""
-        if radius not in self._moves:
-            self._moves[radius] = [self._move(*shift) for shift in shifts(radius).tolist()]
-        return self._moves[radius]
+    def ball(self, cell: int, radius: int) -> int:
+        """All patches within the L1 distance ``radius`` of a cell."""
+        known = self._known(cell)
+        while len(known) <= radius:
+            known.append(self.grow(known[-1], 1))
+        return known[radius]
 
-    def _move(self, d_row: int, d_col: int) -> tuple[int, int]:
-        rows, cols = self.rows + d_row, self.cols + d_col
-        stays = (rows >= 0) & (rows < self.shape[0]) & (cols >= 0) & (cols < self.width)
-        return self.pack(stays), d_row * self.width + d_col
+    def _known(self, cell: int) -> list[int]:
+        if len(self._balls) * self._bytes > _BALLS:
+            self._balls.clear()
+        return self._balls.setdefault(cell, [1 << cell])
+
+    def nearest(self, cells: list[int], pool: int) -> list[int]:
+        """For every cell the L1-nearest patch of the set ``pool``, which is not empty; of several the first."""
+        found = []
+        radius = before = 0
+        for cell in cells:
+            # The next cell of a row is farther off by one at most, and nearer by one at most.
+            radius = radius - 1 if cell == before + 1 and cell % self.width and radius else 0
+            balls = self._known(cell)
+            while not (hits := (balls[radius] if radius < len(balls) else self.ball(cell, radius)) & pool):
+                radius += 1
+            found.append((hits & -hits).bit_length() - 1)
+            before = cell
+        return found
+
+    def move(self, d_row: int, d_col: int) -> tuple[int, int]:
+        """The patches that stay in frame when all move by that much, and by how many bits they move."""
+        if (d_row, d_col) not in self._moves:
+            rows, cols = self.rows + d_row, self.cols + d_col
+            stays = (rows >= 0) & (rows < self.shape[0]) & (cols >= 0) & (cols < self.width)
+            self._moves[d_row, d_col] = self.pack(stays), d_row * self.width + d_col
+        return self._moves[d_row, d_col]
+
+    def moves(self, radius: int) -> list[tuple[int, int]]:
+        """``move`` for every one of ``shifts(radius)``."""
+        if radius not in self._shifts:
+            self._shifts[radius] = [self.move(*shift) for shift in shifts(radius).tolist()]
+        return self._shifts[radius]
 
     def distances(self, cell: int, cells: np.ndarray) -> np.ndarray:
         """L1 distances of ``cells`` [n] from a cell, whole numbers [n]."""

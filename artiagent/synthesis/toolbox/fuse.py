@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from artiagent.config import PlanningSection
-from artiagent.synthesis.toolbox import Mapped, NoMapping, mapping, nearest
+from artiagent.synthesis.toolbox import Mapped, NoMapping, mapping_of
 from artiagent.synthesis.toolbox.frame import Frame, frame
 
 _LEAST = 4  # patches of a fusion
@@ -46,10 +46,8 @@ def fuse(
         return NoMapping("no_candidate", "no opposite side to borrow patches from")
     if section.fuse_reverse:
         _add_reversed(pairs, rng)
-    targets = np.fromiter(pairs.keys(), dtype=np.int64)
-    references = np.fromiter(pairs.values(), dtype=np.int64)
     params = {"regions": len(borrowed), "radius": max(1, radius)}
-    return Mapped(mapping(a.shape, targets, references), moved / len(pairs), params)
+    return Mapped(mapping_of(a.shape, [*pairs], [*pairs.values()]), moved / len(pairs), params)
 
 
 def _voronoi(bits: Frame, cells: np.ndarray, seeds: int) -> list[list[int]]:
@@ -89,9 +87,9 @@ class _Sides:
 
         B\\A if the seed is nearer to A\\B, A\\B if to B\\A; the whole foreground at a tie or if that side is empty.
         """
-        reach = 1 << seed
-        while not reach & (self.only_a | self.only_b) and reach != self.bits.full:
-            reach = self.bits.grow(reach, 1)
+        either, radius = self.only_a | self.only_b, 0
+        while not (reach := self.bits.ball(seed, radius)) & either and reach != self.bits.full:
+            radius += 1
         nearer = bool(reach & self.only_a) - bool(reach & self.only_b)
         return (self.outside[nearer] or self.outside[0]) & self.core, nearer <= 0
 
@@ -112,7 +110,7 @@ def _offset_references(bits: Frame, region: list[int], side: int, radius: int) -
     stays, by = best
     pairs = {cell: cell + by for cell in region}
     if left := [cell for cell in region if not (stays >> cell & 1 and side >> cell + by & 1)]:
-        pairs.update(zip(left, nearest(np.array(left), bits.indices(side), bits.shape).tolist(), strict=True))
+        pairs.update(zip(left, bits.nearest(left, side), strict=True))
     return pairs, most
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from artiagent.synthesis.toolbox import Mapped, NoMapping, mapping, nearest
+from artiagent.synthesis.toolbox import Mapped, NoMapping, mapping_of
 from artiagent.synthesis.toolbox.frame import frame
 
 
@@ -30,6 +30,5 @@ def remove(part: np.ndarray, owner: np.ndarray, same_class: np.ndarray, radius: 
     kind, pool = ("background", background) if 2 * background.bit_count() > other.bit_count() else ("other", other)
     if not pool:
         return NoMapping("no_candidate", "nothing around the part to paint it over with")
-    targets = bits.indices(form)
-    references = nearest(targets, bits.indices(pool), part.shape)
-    return Mapped(mapping(part.shape, targets, references), params={"pool": kind})
+    targets = bits.indices(form).tolist()
+    return Mapped(mapping_of(part.shape, targets, bits.nearest(targets, pool)), params={"pool": kind})
