@@ -210,6 +210,7 @@ def _elsewhere_parsers(commands: argparse._SubParsersAction) -> None:
     )
     pinned.add_argument("--name", default="", help="of the stack (default artiagent-pinned)")
     pinned.add_argument("--cpu-steps", type=int, metavar="N", help="steps without a device side by side (default 2)")
+    pinned.add_argument("--preload", metavar="A,B", help="modules that are imported once for all steps")
     devices = _add(stack, "devices", "who has which device of a pinned stack now", pipelines_command("pinned_devices"))
     devices.add_argument("devices", metavar="A,B")
     nodes = _add(

@@ -330,7 +330,8 @@ def register_pinned(arguments: argparse.Namespace) -> int:
     prepare(arguments.debug)
     from pipelines.pinned.stack import register
 
-    given = {} if arguments.cpu_steps is None else {"cpu_steps": arguments.cpu_steps}
+    settings = {"cpu_steps": arguments.cpu_steps, "preload": arguments.preload}
+    given = {key: value for key, value in settings.items() if value is not None}
     name = register(arguments.devices, arguments.name, **given)
     print(f"stack {name}: registered; use it with: artiagent run --config ... --stack {name}")
     return 0

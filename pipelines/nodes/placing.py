@@ -108,7 +108,7 @@ def _by_hand(config: Config, stack: Stack) -> Iterator[str]:
 def _no_operator(config: Config, stack: Stack) -> str:
     return (
         f"sft.nodes {config.sft.nodes}: stack {stack.name} has no step operator that starts several pods; "
-        f"python -m pipelines.nodes {stack.name}"
+        f"artiagent stack nodes {stack.name}"
     )
 
 

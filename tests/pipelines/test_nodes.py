@@ -71,7 +71,7 @@ def stack(tmp_path_factory):
     from zenml.cli.cli import cli
     from zenml.client import Client
 
-    from pipelines.nodes.__main__ import register
+    from pipelines.nodes.stack import register
 
     tree = yaml.safe_load((ROOT / "infra/stacks/kubernetes.yaml").read_text()) | {"stack_name": STACK}
     for (component,) in tree["components"].values():
@@ -222,7 +222,7 @@ def test_without_the_operator_it_is_refused(stack):
 
 
 def test_only_stacks_on_kubernetes_get_the_operator(stack, capsys):
-    from pipelines.nodes.__main__ import register
+    from pipelines.nodes.stack import register
 
     with pytest.raises(ValueError, match="default: its orchestrator is 'local', not 'kubernetes'"):
         register("default")
@@ -240,7 +240,7 @@ def test_a_submission_is_refused_where_it_would_hang(stack, monkeypatch):
     monkeypatch.delenv("ARTIAGENT_VOLUME")
     bare = SimpleNamespace(name="s", orchestrator=stack.orchestrator, step_operators={}, step_operator=None)
     operator, volume, _ = told(MANY, bare)
-    assert "python -m pipelines.nodes s" in operator and "set ARTIAGENT_VOLUME" in volume
+    assert "artiagent stack nodes s" in operator and "set ARTIAGENT_VOLUME" in volume
     assert told(PAPER, bare) == told(MANY, bare, ("plan",)) == []
     (study,) = told(MANY, bare, ("train_study",))
     assert "studies train on one machine" in study

@@ -1,11 +1,6 @@
-"""``python -m pipelines.nodes STACK``: give a stack on Kubernetes the step operator that starts several pods."""
+"""``artiagent stack nodes NAME``: gives a stack on Kubernetes the step operator that starts several pods."""
 
 from __future__ import annotations
-
-import argparse
-import sys
-
-from pipelines.environment import prepare
 
 
 def register(name: str) -> str:
@@ -38,22 +33,3 @@ def register(name: str) -> str:
     others = [found.id for found in stack.components.get(kind, ()) if found.id != operator.id]
     client.update_stack(name, component_updates={kind: [*others, operator.id]})
     return own
-
-
-def main() -> int:
-    """0, or 2 with a line that says what is wrong."""
-    parser = argparse.ArgumentParser(prog="python -m pipelines.nodes", description=__doc__)
-    parser.add_argument("stack", help="its name, e.g. artiagent-kubernetes")
-    arguments = parser.parse_args()
-    prepare()
-    try:
-        own = register(arguments.stack)
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    print(f"stack {arguments.stack}: step operator {own}; fine-tune on several machines with sft.nodes above 1")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
