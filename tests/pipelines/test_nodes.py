@@ -217,7 +217,7 @@ def test_the_token_is_not_in_the_manifest_but_a_reference_to_it(sent):
 
 def test_without_the_operator_it_is_refused(stack):
     bare = SimpleNamespace(name="s", step_operators={})
-    with pytest.raises(ConfigError, match=r"sft\.nodes 2: stack s has no step operator.*python -m pipelines\.nodes s"):
+    with pytest.raises(ConfigError, match=r"sft\.nodes 2: stack s has no step operator.*artiagent stack nodes s"):
         placing.options(MANY, placement.profile_of("finetune", MANY), bare)
 
 
