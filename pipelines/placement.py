@@ -73,12 +73,16 @@ def options(stage: str, config: Config) -> dict[str, Any]:
     from zenml.client import Client
     from zenml.config.retry_config import StepRetryConfig
 
+    from pipelines.nodes import placing
+
     stack = Client().active_stack
     arguments: dict[str, Any] = {}
     if config.scale.retries:
         arguments["retry"] = StepRetryConfig(max_retries=config.scale.retries)
     if stack.orchestrator.flavor == KUBERNETES:
         profile = profile_of(stage, config)
+        if placing.spread(stage, config):
+            return arguments | placing.options(config, profile, stack)
         account = stack.orchestrator.config.step_pod_service_account_name  # ZenML forgets it in dynamic pipelines
         settings = orchestrator_settings(profile, account)
         arguments["settings"] = {_component(stack.orchestrator): settings, "docker": docker_settings(profile, stack)}

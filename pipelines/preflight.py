@@ -19,6 +19,7 @@ from artiagent.run_config import ConfigError
 from artiagent.scale.profiles import Profile, name_problems, need_problems
 from artiagent.store import checkout
 from pipelines import placement, probes
+from pipelines.nodes import placing
 from pipelines.placement import KUBERNETES, ORCHESTRATOR, SHARED
 from pipelines.probes import Wanted
 from pipelines.stages import OTHERS, stages
@@ -81,6 +82,7 @@ def check(config: Config, stack: Stack, names: Collection[str] = ()) -> None:
         problems += _pool_problems(config, names)
     if not problems:
         problems += device_problems(config, stack, names)
+    problems += placing.problems(config, placement.declared(), stack, names)
     try:
         around = surroundings(stack, remote)
     except ConfigError as error:  # of what is around nothing more can be said

@@ -94,7 +94,7 @@ def plan(arguments: argparse.Namespace) -> int:
 
 def _alternatives(arguments: argparse.Namespace) -> list[Asked]:
     """What is asked for each of the ``--gpus``."""
-    from artiagent.run_config import load_config
+    from artiagent.run_config import ConfigError, load_config
     from artiagent.scale.asked import Asked, Gpus
     from artiagent.scale.prices import FILE, load_prices
     from artiagent.scale.profiles import load_profiles
@@ -102,6 +102,10 @@ def _alternatives(arguments: argparse.Namespace) -> list[Asked]:
     from artiagent.scale.sources import fitted
 
     config = load_config(arguments.config, arguments.set)
+    if config.sft.nodes > 1:
+        raise ConfigError(
+            f"sft.nodes is {config.sft.nodes}, and a plan counts fine-tuning on one machine; set sft.nodes=1"
+        )
     rates = Rates.load(fitted([load_rates(path) for path in arguments.rates]))
     return [
         Asked(

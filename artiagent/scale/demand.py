@@ -66,7 +66,7 @@ def units(
     jobs = tried + planning.benign_share * sources
     taught = min(pairs, config.instruction.pairs or pairs)
     samples = 2 * taught * (1 - config.instruction.val_share) * (2 if sft.mirror else 1)
-    batch = 2 * sft.batch_pairs * sft.accumulate * sft.processes
+    batch = 2 * sft.batch_pairs * sft.accumulate * sft.processes * sft.nodes
     trained = {False: 0.0, True: 0.0}
     for stage in sft.stages:
         trained[stage.train_vision] += stage.max_steps * batch if stage.max_steps > 0 else stage.epochs * samples
