@@ -103,9 +103,7 @@ def _alternatives(arguments: argparse.Namespace) -> list[Asked]:
 
     config = load_config(arguments.config, arguments.set)
     if config.sft.nodes > 1:
-        raise ConfigError(
-            f"sft.nodes is {config.sft.nodes}, and a plan counts fine-tuning on one machine; set sft.nodes=1"
-        )
+        raise ConfigError(f"sft.nodes is {config.sft.nodes}, a plan counts fine-tuning on one machine; set sft.nodes=1")
     rates = Rates.load(fitted([load_rates(path) for path in arguments.rates]))
     return [
         Asked(
