@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 from zenml import get_step_context, step
 from zenml.config.cache_policy import CachePolicy
 from zenml.enums import StepRuntime
+from zenml.exceptions import StepContextError
 from zenml.steps import BaseStep
 
 import materializers  # noqa: F401  (registers how references are stored)
@@ -78,8 +79,8 @@ def cached_step(run: Callable[..., Any], name: str = "") -> BaseStep:
     return step(enable_cache=True, cache_policy=policy, enable_step_logs=False, runtime=StepRuntime.ISOLATED)(body)
 
 
-def effect_step(run: Callable[..., None]) -> BaseStep:
-    """Step named like the module of ``run``, executed in every run for its idempotent effect; it returns nothing."""
+def effect_step(run: Callable[..., Any]) -> BaseStep:
+    """Step named like the module of ``run``, executed in every run for its idempotent effect."""
     body = effective(run)
     body.__name__ = _name(run)
     return step(enable_cache=False, enable_step_logs=False, runtime=StepRuntime.ISOLATED)(body)
@@ -109,14 +110,18 @@ def measured(run: Callable[..., Any]) -> Callable[..., Any]:
     return body
 
 
-def effective(run: Callable[..., None]) -> Callable[..., None]:
-    """``run`` with its inputs and the run's folder brought here, and the folder sent back."""
+def effective(run: Callable[..., Any]) -> Callable[..., Any]:
+    """``run`` with its inputs and the run's folder, if it has one, brought here, and the folder sent back."""
 
     @functools.wraps(run)
-    def body(*args: Any, **kwargs: Any) -> None:
-        exchange.fetch_run(name := run_name())
-        run(*map(_here, args), **{key: _here(value) for key, value in kwargs.items()})
-        exchange.send_run(name)
+    def body(*args: Any, **kwargs: Any) -> Any:
+        name = _folder_name()
+        if name:
+            exchange.fetch_run(name)
+        result = run(*map(_here, args), **{key: _here(value) for key, value in kwargs.items()})
+        if name:
+            exchange.send_run(name)
+        return result
 
     return body
 
@@ -124,6 +129,14 @@ def effective(run: Callable[..., None]) -> Callable[..., None]:
 def run_name() -> str:
     """Name of the run that executes the current step: ``$ARTIAGENT_RUN``, else the version of the ZenML model."""
     return os.environ.get("ARTIAGENT_RUN") or str(get_step_context().model.version)
+
+
+def _folder_name() -> str:
+    """The run's name, or nothing for pipelines that leave no folder, such as a promotion."""
+    try:
+        return run_name()
+    except StepContextError:
+        return ""
 
 
 def _here(value: Any) -> Any:
