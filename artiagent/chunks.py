@@ -21,7 +21,8 @@ from artiagent.durable import StoreError, file_sha256
 from artiagent.records import Record, stable_hash
 
 R = TypeVar("R", bound=Record)
-GROUP_BYTES = 32 * 2**20  # of a row group of a merged file: what a reader holds at a time
+# Of a row group of a merged file: what a reader holds at a time, and must read to get at one row of it.
+GROUP_BYTES, GROUP_ROWS = 32 * 2**20, 2**12
 SUFFIX = ".parquet"
 
 
@@ -119,7 +120,10 @@ def read_chunk(chunk: Path) -> tuple[pa.Table, list[str], dict[str, Any]]:
 
 
 def merge(tables: Iterable[pa.Table], target: Path, images: tuple[str, ...]) -> None:
-    """Write the tables' rows into one file, in row groups of at most ``GROUP_BYTES``; a larger row is its own group."""
+    """Write the tables' rows into one file, in row groups of at most ``GROUP_BYTES`` and ``GROUP_ROWS``.
+
+    A row that alone is larger is a group of its own.
+    """
     with pq.ParquetWriter(target, schema(images), compression="zstd") as writer:
         for group in _groups(tables):
             writer.write_table(group, row_group_size=group.num_rows)
@@ -136,22 +140,23 @@ def extent(file: Path) -> Extent:
 
 
 def _groups(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
-    """The rows in tables of at most ``GROUP_BYTES``."""
+    """The rows in tables as large as a group may be."""
     held: list[pa.Table] = []
-    size = 0
+    size = rows = 0
     for piece in (piece for table in tables for piece in _pieces(table)):
-        if held and size + piece.nbytes > GROUP_BYTES:
+        if held and (size + piece.nbytes > GROUP_BYTES or rows + piece.num_rows > GROUP_ROWS):
             yield pa.concat_tables(held)
-            held, size = [], 0
+            held, size, rows = [], 0, 0
         held.append(piece)
         size += piece.nbytes
+        rows += piece.num_rows
     if held:
         yield pa.concat_tables(held)
 
 
 def _pieces(table: pa.Table) -> Iterator[pa.Table]:
     """The table, cut where it alone is too large for a group."""
-    if table.nbytes <= GROUP_BYTES or table.num_rows <= 1:
+    if table.num_rows <= 1 or (table.nbytes <= GROUP_BYTES and table.num_rows <= GROUP_ROWS):
         if table.num_rows:
             yield table
         return

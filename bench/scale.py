@@ -5,13 +5,13 @@ their own, and the sealed shards hold records about as long as real ones with im
 code of a real run. Every phase runs in a process of its own, whose imports count in the memory, not in the seconds:
 
     scenes    the scene set (not in the sum: perception)
-    plan      four variants for every source
+    plan      the variants of every source
     shards    all shards, one after the other, find the sources and jobs that are theirs
     seal      their sealed parts (not in the sum: the shards' own work, all at the same time)
     join      check the parts, make them the data set
     merge     the same parts beside one unsharded batch, as after a mixed history: all rows are copied (not in the sum)
 
-    python bench/scale.py --sources 250000
+    python bench/scale.py --sources 250000 125000    # with 4 and with 8 variants: a million jobs each
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ from threading import Thread
 
 import numpy as np
 import pyarrow
-from manifest import VARIANTS, cpu_seconds, draw_scenes, make_plan, pair, watch
+from manifest import cpu_seconds, draw_scenes, pair, watch
 from toolbox import cpu_model
 
 from artiagent.checkpoints import checkpoint_ref
 from artiagent.chunks import merge, schema
-from artiagent.config import SynthesisSection
+from artiagent.config import PerceptionSection, PlanningSection, SynthesisSection
 from artiagent.parts import Part, file_name, write_part
 from artiagent.records import DatasetRef, Job, stable_hash
 from artiagent.shards import Shard
@@ -46,6 +46,7 @@ from artiagent.store import DatasetWriter, file_sha256, open_dataset, read_rows
 
 PHASES = ("scenes", "plan", "shards", "seal", "join", "merge")
 COUNTED = ("plan", "shards", "join")
+JOBS = 1_000_000
 IMAGES = ("clean", "artifact")
 SECTION = SynthesisSection(workers=1)
 GENERATOR = "data/weights/nano-flux"
@@ -59,6 +60,13 @@ def stamp(folder: Path) -> str:
     from artiagent.synthesis import stage
 
     return stage._stamp(SECTION, *inputs(folder), checkpoint_ref("none", GENERATOR))
+
+
+def make_plan(folder: Path, variants: int) -> int:
+    from artiagent.synthesis.planner import plan
+
+    section = PlanningSection(variants=variants, benign_share=0)
+    return plan(section, open_dataset(folder / "scenes"), PerceptionSection().patch, folder / "jobs").rows
 
 
 def find(folder: Path, shards: int) -> int:
@@ -128,7 +136,7 @@ def run_phase(phase: str, folder: Path, shards: int, sources: int, connection: C
 
     phases: dict[str, Callable[[], int]] = {
         "scenes": lambda: draw_scenes(folder, sources) or sources,
-        "plan": lambda: make_plan(folder).rows,
+        "plan": lambda: make_plan(folder, JOBS // sources),
         "shards": lambda: find(folder, shards),
         "seal": lambda: seal(folder, shards, image_bytes=16),
         "join": lambda: join(folder),
@@ -171,32 +179,35 @@ def total(results: list[dict[str, float | str]]) -> dict[str, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sources", type=int, default=250_000, help=f"scenes, with {VARIANTS} jobs each")
+    parser.add_argument("--sources", type=int, nargs="+", default=[250_000, 125_000], help=f"scenes for {JOBS} jobs")
     parser.add_argument("--shards", type=int, default=64)
     parser.add_argument("--workdir", type=Path, help="where to write some GB; default: the system's temporary folder")
     parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".json"), help="JSON file to write")
     args = parser.parse_args()
-    load = os.getloadavg()[0]
-    with tempfile.TemporaryDirectory(dir=args.workdir) as folder:
-        results = measure(Path(folder), args.shards, args.sources)
+    runs = []
+    for sources in args.sources:
+        load = os.getloadavg()[0]
+        with tempfile.TemporaryDirectory(dir=args.workdir) as folder:
+            phases = measure(Path(folder), args.shards, sources)
+        # Of others: seconds are seconds, and on a machine that others use CPU seconds say more.
+        loads = {"load_before": round(load, 1), "load_after": round(os.getloadavg()[0], 1)}
+        runs.append(
+            {"sources": sources, "variants": JOBS // sources, **loads, "phases": phases, "total": total(phases)}
+        )
+        print(f"{sources} sources; plan, shards and join: {runs[-1]['total']}", flush=True)
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True).stdout
     report = {
         "date": datetime.now(UTC).date().isoformat(),
-        "commit": subprocess.run(
-            ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True
-        ).stdout.strip(),
+        "commit": commit.strip(),
         "cpu": cpu_model(),
         "cores": len(os.sched_getaffinity(0)),
-        "load_before": round(load, 1),  # of others: seconds are seconds, CPU seconds come near those of a free machine
         "python": sys.version.split()[0],
         "numpy": np.__version__,
         "pyarrow": pyarrow.__version__,
-        "sources": args.sources,
         "shards": args.shards,
-        "phases": results,
-        "total": total(results),
+        "runs": runs,
     }
     args.out.write_text(json.dumps(report, indent=1) + "\n")
-    print("plan, shards and join:", report["total"])
 
 
 if __name__ == "__main__":

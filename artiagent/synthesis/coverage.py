@@ -81,17 +81,18 @@ def _counts(starts: np.ndarray, ends: np.ndarray, patch: int, high: int, shape: 
 
 def _runs(texts: list[str], pixels: int) -> tuple[np.ndarray, np.ndarray]:
     """Lengths and ends of the runs of set pixels, two int64 [n, r]; a mask with fewer runs has empty ones."""
-    symbols = np.frombuffer("".join(texts).encode("ascii"), np.uint8).astype(np.int64) - 48
+    symbols = np.frombuffer("".join(texts).encode("ascii"), np.uint8) - np.uint8(48)
     last = (symbols < 32).nonzero()[0]  # characters that end a number
     stops = last.searchsorted(np.cumsum([len(text) for text in texts]))
     sizes = np.diff(stops, prepend=0)
     if not sizes.all():
         raise ValueError("a mask has no runs: the run-length code is damaged")
-    size = np.diff(last, prepend=-1)
-    first = last + 1 - size
-    shift = 5 * (np.arange(last[-1] + 1) - first.repeat(size))
-    numbers = np.add.reduceat((symbols[: len(shift)] & 31) << shift, first)
-    numbers -= (symbols[last] & 16) << (5 * size - 4)  # the sign
+    length = np.diff(last, prepend=-1)
+    ending = symbols[last].astype(np.int64)
+    numbers = ((ending & 15) - (ending & 16)) << (5 * (length - 1))  # the last character has the sign
+    for place in range(1, int(length.max())):
+        longer = (length > place).nonzero()[0]
+        numbers[longer] += (symbols[last[longer] - place].astype(np.int64) & 31) << (5 * (length[longer] - 1 - place))
     there = np.arange(sizes.max() + sizes.max() % 2) < sizes[:, None]
     lengths = np.zeros(there.shape, dtype=np.int64)
     lengths[there] = numbers

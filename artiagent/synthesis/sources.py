@@ -19,10 +19,10 @@ from artiagent.config import PlanningSection
 from artiagent.records import Entity, Job, Part, PatchMapping, Rejection, Scene, Tool, stable_hash
 from artiagent.synthesis.coverage import scene_coverage
 from artiagent.synthesis.toolbox import Mapped, NoMapping, benign, distort
-from artiagent.synthesis.toolbox.add import add
+from artiagent.synthesis.toolbox.add import add_set
 from artiagent.synthesis.toolbox.frame import Frame, frame
-from artiagent.synthesis.toolbox.fuse import fuse
-from artiagent.synthesis.toolbox.remove import remove
+from artiagent.synthesis.toolbox.fuse import fuse_sets
+from artiagent.synthesis.toolbox.remove import remove_set
 
 KERNELS = ("shuffle", "jitter", "strip")
 PERIPHERAL, INTERMEDIATE = ("peripheral", "both"), ("intermediate", "both")  # layers of parts, by what tools take
@@ -48,37 +48,29 @@ class Rules:
 
 
 class Grids(NamedTuple):
-    """A scene on the token grid: bool [h, w] by id of entity or part."""
+    """A scene on the token grid: sets of patches (see ``Frame``) by id of entity or part."""
 
     frame: Frame
-    entities: dict[str, np.ndarray]
-    parts: dict[str, np.ndarray]
-    solid: dict[str, np.ndarray]  # what an addition copies: patches well covered, or all if few are
-    core: np.ndarray  # patches that are mostly object
-    bits: dict[str, int]  # of entities and parts, see ``Frame``
-    solid_bits: dict[str, int]
+    bodies: dict[str, int]  # entities and parts
+    solid: dict[str, int]  # what an addition copies: patches of a part well covered, or all if few are
+    core: int  # patches that are mostly object
+    foreground: int  # of any entity
 
     @classmethod
-    def of(cls, scene: Scene, section: PlanningSection, patch: int, coverage: np.ndarray) -> Grids:
+    def of(cls, scene: Scene, section: PlanningSection, coverage: np.ndarray, patch: int) -> Grids:
         parts = [part for entity in scene.entities for part in entity.parts]
-        bodies = (*scene.entities, *parts)
+        count = len(scene.entities)
+        grid = frame(coverage.shape[1:])
         share = coverage / patch**2
-        touched = share > 0
-        covered = touched & (share >= section.add_coverage)
-        grid = frame(share.shape[1:])
-        bits = {body.id: number for body, number in zip(bodies, grid.pack_all(touched[:-1]), strict=True)}
-        solid, solid_bits = {}, {}
-        places = range(len(scene.entities), len(bodies))
-        for index, part, well in zip(places, parts, grid.pack_all(covered[places.start : -1]), strict=True):
+        *touched, foreground = grid.pack_all(share > 0)
+        well = grid.pack_all(share[count:-1] >= section.add_coverage)
+        ids = [entity.id for entity in scene.entities] + [part.id for part in parts]
+        solid = {}
+        for part, touches, covered in zip(parts, touched[count:], well, strict=True):
             if part.layer in PERIPHERAL:
-                enough = 2 * well.bit_count() >= bits[part.id].bit_count()
-                solid[part.id] = (covered if enough else touched)[index]
-                solid_bits[part.id] = well if enough else bits[part.id]
-        entities = dict(zip((entity.id for entity in scene.entities), touched, strict=False))
-        return cls(
-            grid, entities, dict(zip((part.id for part in parts), touched[places.start :], strict=False)),
-            solid, share[-1] >= 0.5, bits, solid_bits,
-        )  # fmt: skip
+                solid_part = touches & covered
+                solid[part.id] = solid_part if 2 * solid_part.bit_count() >= touches.bit_count() else touches
+        return cls(grid, dict(zip(ids, touched, strict=True)), solid, grid.pack(share[-1] >= 0.5), foreground)
 
 
 class Candidate(NamedTuple):
@@ -109,7 +101,7 @@ class SourcePlanner:
         self.scene, self.section, self.balance = scene, section, balance
         self.rules = rules or Rules.of(section)
         coverage = next(scene_coverage([scene], patch)) if coverage is None else coverage
-        self.grids = Grids.of(scene, section, patch, coverage)
+        self.grids = Grids.of(scene, section, coverage, patch)
         self.rejections: list[Rejection] = []
         self.options: dict[Tool, list[Candidate]] = {}
         self.used: dict[Tool, set[int]] = {}  # by their places among the options
@@ -208,47 +200,49 @@ class SourcePlanner:
         return shuffled
 
     def _candidates(self, tool: Tool) -> list[Candidate]:
-        entities, bits = self.scene.entities, self.grids.bits
+        entities, bits = self.scene.entities, self.grids.bodies
         if tool == "fuse":
             pairs = ((a, b) for i, a in enumerate(entities) for b in entities[i + 1 :])
             return [Candidate(a, other=b, own=bits[a.id] & bits[b.id]) for a, b in pairs]
         if tool == "distort":
             inner = [(e, p) for e in entities for p in e.parts if p.layer in INTERMEDIATE]
             return [Candidate(e, p, kernel=k, own=bits[p.id]) for e, p in inner for k in KERNELS]
-        own = self.grids.solid_bits if tool == "add" else bits
+        own = self.grids.solid if tool == "add" else bits
         return [Candidate(e, p, own=own[p.id]) for e in entities for p in e.parts if p.layer in PERIPHERAL]
 
     def _map(self, tool: Tool, c: Candidate, rng: Callable[[], np.random.Generator]) -> Mapped | NoMapping:
-        section, grids, owner = self.section, self.grids, self.grids.entities[c.entity.id]
+        section, grids, frame = self.section, self.grids, self.grids.frame
+        owner = grids.bodies[c.entity.id]
         if c.other is not None:
-            return fuse(owner, grids.entities[c.other.id], grids.core, rng(), section)
-        part = grids.parts[c.part.id]
+            return fuse_sets(frame, owner, grids.bodies[c.other.id], grids.core, rng(), section)
+        part = grids.bodies[c.part.id]
         if tool == "add":
-            return add(part, owner, self._same_class(c.part), rng(), section, grids.solid[c.part.id])
+            return add_set(frame, part, owner, self._same_class(c.part), rng(), section, grids.solid[c.part.id])
         if tool == "remove":
-            return remove(part, owner, self._same_class(c.part) | part, section.remove_radius)
+            return remove_set(frame, part, owner, self._same_class(c.part) | part, section.remove_radius)
         if c.kernel == "shuffle":
-            return distort.shuffle(part, rng())
+            return distort.shuffle_set(frame, part, rng())
         if c.kernel == "jitter":
-            return distort.jitter(part, owner, rng(), section.jitter_sigma, section.jitter_attempts)
-        return distort.strip(part, section.strips)
+            return distort.jitter_set(frame, part, owner, rng(), section.jitter_sigma, section.jitter_attempts)
+        return distort.strip_set(frame, part, section.strips)
 
-    def _same_class(self, part: Part) -> np.ndarray:
+    def _same_class(self, part: Part) -> int:
         """Patches of the other instances of this part class."""
-        grid = np.zeros_like(self.grids.core)
+        found = 0
         for entity in self.scene.entities:
             for other in entity.parts:
                 if other.name == part.name and other.id != part.id:
-                    grid |= self.grids.parts[other.id]
-        return grid
+                    found |= self.grids.bodies[other.id]
+        return found
 
     def _benign(self, rng: np.random.Generator) -> str | None:
         forms = [(e, p) for e in self.scene.entities for p in e.parts]
-        foreground = np.logical_or.reduce(list(self.grids.entities.values()))
+        grid = self.grids.frame.grid
+        foreground = grid(self.grids.foreground)
         for i in rng.permutation(len(forms)):
             entity, part = forms[i]
             seed = int(rng.integers(2**31))
-            result = benign.background(self.grids.parts[part.id], foreground, np.random.default_rng(seed))
+            result = benign.background(grid(self.grids.bodies[part.id]), foreground, np.random.default_rng(seed))
             if isinstance(result, Mapped):
                 return self._injection("benign", Candidate(entity, part, kernel="background"), seed, result)
         return None

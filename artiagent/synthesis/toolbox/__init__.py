@@ -116,7 +116,7 @@ def hits_at(
         counts = hits(form, np.stack([*maps, np.ones(form.shape)]))
         return tuple(counts[:, d_rows, d_cols])
     wide = np.zeros((3 * height, 3 * width), dtype=np.int64)  # no shift leads out of it
-    wide[height : 2 * height, width : 2 * width] = maps[0] + (maps[1].astype(np.int64) << 20) + (1 << 40)
+    wide[height : 2 * height, width : 2 * width] = maps[0] + maps[1] * (1 << 20) + (1 << 40)
     places = (rows + height) * (3 * width) + (cols + width)
     moves = d_rows * (3 * width) + d_cols
     counts = wide.ravel()[moves[:, None] + places].sum(axis=1)

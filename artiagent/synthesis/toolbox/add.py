@@ -6,7 +6,7 @@ import numpy as np
 
 from artiagent.config import PlanningSection
 from artiagent.synthesis.toolbox import Mapped, NoMapping, hits_at, mapping_of, shifts
-from artiagent.synthesis.toolbox.frame import frame
+from artiagent.synthesis.toolbox.frame import Frame, frame
 
 
 def add(
@@ -29,18 +29,27 @@ def add(
         ``M = {(r + d, r)}`` for the chosen shift d, pairs that leave the frame dropped; or NoMapping.
     """
     bits = frame(part.shape)
-    whole, all_of_it = bits.pack(part), bits.pack(owner)
-    shape = whole if copied is None else whole & bits.pack(copied)
-    if not shape:
+    copied = part if copied is None else copied
+    return add_set(bits, bits.pack(part), bits.pack(owner), bits.pack(others), rng, section, bits.pack(copied))
+
+
+def add_set(
+    bits: Frame, part: int, owner: int, others: int, rng: np.random.Generator, section: PlanningSection, copied: int
+) -> Mapped | NoMapping:
+    """``add`` for sets of patches."""
+    form = part & copied
+    if not form:
         return NoMapping("too_small", "the part covers no patch")
-    form, size = bits.grid(shape), shape.bit_count()
-    d_rows, d_cols, distances = _candidates(part, section)
-    body = all_of_it & ~whole
-    reach = bits.grow(body or all_of_it, 1)
+    size = form.bit_count()
+    d_rows, d_cols, distances = _candidates(bits.grid(part), section)
+    body = owner & ~part
+    reach = bits.grow(body or owner, 1)
     # r_self + r_ent + r_other: no patch is part and body, so that one map of counts stands for the three shares.
-    clash = bits.grid(whole | body) + bits.grid(bits.pack(others) & ~whole).astype(int)
-    overlap, contact, inside = (counts / size for counts in hits_at(form, (clash, bits.grid(reach)), d_rows, d_cols))
-    own_contact = (shape & reach).bit_count() / size
+    clash = bits.counts([part | body, others & ~part]).reshape(bits.shape)
+    overlap, contact, inside = (
+        counts / size for counts in hits_at(bits.grid(form), (clash, bits.grid(reach)), d_rows, d_cols)
+    )
+    own_contact = (form & reach).bit_count() / size
     touches = (contact > 0) & (contact >= section.add_contact * own_contact)
     usable = (inside >= section.add_min_visible) & touches & (overlap < 1.5)
     if not usable.any():
@@ -49,9 +58,9 @@ def add(
     chosen = _choose(scores, section.add_temperature, rng)
     d_row, d_col = int(d_rows[chosen]), int(d_cols[chosen])
     stays, by = bits.move(d_row, d_col)
-    references = bits.indices(shape & stays).tolist()
+    references = bits.indices(form & stays).tolist()
     params = {"d_row": d_row, "d_col": d_col, "placement": section.placement}
-    return Mapped(mapping_of(part.shape, [cell + by for cell in references], references), float(scores[chosen]), params)
+    return Mapped(mapping_of(bits.shape, [cell + by for cell in references], references), float(scores[chosen]), params)
 
 
 def _candidates(part: np.ndarray, section: PlanningSection) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

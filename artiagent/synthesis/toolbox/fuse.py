@@ -21,15 +21,21 @@ def fuse(
     object: only they are borrowed, or slabs of background would come along.
     """
     bits = frame(a.shape)
-    one, two = bits.pack(a), bits.pack(b)
-    overlap = one & two
+    return fuse_sets(bits, bits.pack(a), bits.pack(b), bits.pack(core), rng, section)
+
+
+def fuse_sets(
+    bits: Frame, a: int, b: int, core: int, rng: np.random.Generator, section: PlanningSection
+) -> Mapped | NoMapping:
+    """``fuse`` for sets of patches."""
+    overlap = a & b
     if overlap.bit_count() < section.fuse_min_overlap:
         return NoMapping("no_candidate", f"the entities share {overlap.bit_count()} patches")
-    if overlap.bit_count() / min(one.bit_count(), two.bit_count()) > section.fuse_max_containment:
+    if overlap.bit_count() / min(a.bit_count(), b.bit_count()) > section.fuse_max_containment:
         return NoMapping("no_candidate", "one entity nearly contains the other")
     radius = section.fuse_radius + int(rng.integers(-section.fuse_spread, section.fuse_spread + 1))
-    band = bits.grow(overlap, max(1, radius)) & (one | two)
-    sides = _Sides(bits, one, two, band, bits.pack(core))
+    band = bits.grow(overlap, max(1, radius)) & (a | b)
+    sides = _Sides(bits, a, b, band, core)
     borrowed: list[tuple[bool, dict[int, int], int]] = []  # from a?, pairs, how many the offset served
     for region in _voronoi(bits, bits.indices(band), section.fuse_seeds):
         side, from_a = sides.opposite(region[0])
@@ -47,7 +53,7 @@ def fuse(
     if section.fuse_reverse:
         _add_reversed(pairs, rng)
     params = {"regions": len(borrowed), "radius": max(1, radius)}
-    return Mapped(mapping_of(a.shape, [*pairs], [*pairs.values()]), moved / len(pairs), params)
+    return Mapped(mapping_of(bits.shape, [*pairs], [*pairs.values()]), moved / len(pairs), params)
 
 
 def _voronoi(bits: Frame, cells: np.ndarray, seeds: int) -> list[list[int]]:

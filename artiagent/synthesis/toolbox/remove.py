@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from artiagent.synthesis.toolbox import Mapped, NoMapping, mapping_of
-from artiagent.synthesis.toolbox.frame import frame
+from artiagent.synthesis.toolbox.frame import Frame, frame
 
 
 def remove(part: np.ndarray, owner: np.ndarray, same_class: np.ndarray, radius: int) -> Mapped | NoMapping:
@@ -21,14 +21,18 @@ def remove(part: np.ndarray, owner: np.ndarray, same_class: np.ndarray, radius: 
         radius: L1 radius of the neighbourhood.
     """
     bits = frame(part.shape)
-    form = bits.pack(part)
-    if not form:
+    return remove_set(bits, bits.pack(part), bits.pack(owner), bits.pack(same_class), radius)
+
+
+def remove_set(bits: Frame, part: int, owner: int, same_class: int, radius: int) -> Mapped | NoMapping:
+    """``remove`` for sets of patches."""
+    if not part:
         return NoMapping("too_small", "the part covers no patch")
-    neighbours = bits.grow(form, radius) & ~form
-    other = neighbours & ~bits.pack(same_class)
-    background = neighbours & ~bits.pack(owner)
+    neighbours = bits.grow(part, radius) & ~part
+    other = neighbours & ~same_class
+    background = neighbours & ~owner
     kind, pool = ("background", background) if 2 * background.bit_count() > other.bit_count() else ("other", other)
     if not pool:
         return NoMapping("no_candidate", "nothing around the part to paint it over with")
-    targets = bits.indices(form).tolist()
-    return Mapped(mapping_of(part.shape, targets, bits.nearest(targets, pool)), params={"pool": kind})
+    targets = bits.indices(part).tolist()
+    return Mapped(mapping_of(bits.shape, targets, bits.nearest(targets, pool)), params={"pool": kind})
