@@ -30,7 +30,7 @@ PINNED = "pinned"  # flavor of the step operator that gives a stage devices of t
 ORCHESTRATOR = "orchestrator"  # profile of the pod that starts the others
 QUEUE = "kueue.x-k8s.io/queue-name"
 # In a pod: its own disk, where ZenML puts the code, the volume of $ARTIAGENT_VOLUME.
-WORK, CODE, SHARED = "/work", "/app", "/shared"
+WORK, CODE, SHARED = "/scratch", "/app", "/shared"
 USER = 1000  # of the images; a pod may not run as root
 PRIORITY = "artiagent-run"  # class of the pod that starts the others (infra/kubernetes/limits.yaml)
 # Of whoever submits, handed to every pod; never a secret. The pod that starts the others hands them on.

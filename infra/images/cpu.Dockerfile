@@ -28,12 +28,12 @@ RUN apt-get update \
     && apt-get install --yes --no-install-recommends libgl1 libglib2.0-0 \
     && rm -rf /var/lib/apt/lists/* \
     && groupadd --gid 1000 artiagent \
-    && useradd --uid 1000 --gid 1000 --home-dir /work --no-create-home --shell /usr/sbin/nologin artiagent \
-    && install --directory --owner 1000 --group 1000 /app /work
+    && useradd --uid 1000 --gid 1000 --home-dir /scratch --no-create-home --shell /usr/sbin/nologin artiagent \
+    && install --directory --owner 1000 --group 1000 /app /scratch
 COPY --from=build /opt/venv /opt/venv
 COPY infra/images/with_code.py /opt/artiagent/with_code.py
 ENV PATH=/opt/venv/bin:$PATH \
-    HOME=/work \
+    HOME=/scratch \
     PYTHONUNBUFFERED=1 \
     PYTHONDONTWRITEBYTECODE=1 \
     GIT_PYTHON_REFRESH=quiet \

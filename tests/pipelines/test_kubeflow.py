@@ -97,7 +97,7 @@ def test_every_task_has_the_machine_that_its_profile_declares(paper):
         assert pod.get("tolerations", []) == tolerated, name
         mounts = {m["mountPath"]: m for m in pod["emptyDirMounts"]}
         assert mounts["/dev/shm"]["sizeLimit"] == f"{want['shm']}Gi" and mounts["/dev/shm"]["medium"] == "Memory", name
-        assert mounts["/work"]["sizeLimit"] == f"{want['disk']}Gi", name
+        assert mounts["/scratch"]["sizeLimit"] == f"{want['disk']}Gi", name
         labels = pod.get("podMetadata", {}).get("labels", {})
         assert labels.get("kueue.x-k8s.io/queue-name") == want.get("queue"), name
         assert int(pod["activeDeadlineSeconds"]) == want["deadline"] * 3600, name

@@ -244,11 +244,11 @@ def test_every_container_finds_its_places(manifests):
     for name, job in manifests.items():
         (container,) = job["spec"]["template"]["spec"]["containers"]
         variables = {v["name"]: v.get("value") for v in container["env"]}
-        assert variables["ARTIAGENT_HOME"] == "/work/artiagent", name
+        assert variables["ARTIAGENT_HOME"] == "/scratch/artiagent", name
         assert variables["ARTIAGENT_STORE"] == "s3://artiagent/store"
         assert variables["MLFLOW_TRACKING_URI"] == "https://mlflow.example.org"
         assert len(variables) == len(container["env"])
-        assert {m["mountPath"] for m in container["volumeMounts"]} >= {"/work", "/app"}
+        assert {m["mountPath"] for m in container["volumeMounts"]} >= {"/scratch", "/app"}
 
 
 def test_the_imported_stack_is_checked_as_it_is(on_kubernetes, monkeypatch):
@@ -274,7 +274,7 @@ def test_a_shared_volume_holds_home_and_models(monkeypatch):
     variables = placement.environment()
     assert (variables["ARTIAGENT_HOME"], variables["HF_HOME"]) == ("/shared/artiagent", "/shared/huggingface")
     monkeypatch.setenv("ARTIAGENT_STORE", "s3://artiagent/store")
-    assert placement.environment()["ARTIAGENT_HOME"] == "/work/artiagent"
+    assert placement.environment()["ARTIAGENT_HOME"] == "/scratch/artiagent"
 
 
 def test_addresses_with_passwords_are_refused_without_repeating_them(monkeypatch):
