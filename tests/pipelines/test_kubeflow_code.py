@@ -96,7 +96,7 @@ def test_store_that_cannot_be_written_is_an_error(tmp_path):
 
 def packed(**files):
     data = io.BytesIO()
-    with gzip.GzipFile(fileobj=data, mode="wb") as stream, tarfile.open(fileobj=stream, mode="w") as archive:
+    with gzip.GzipFile(fileobj=data, mode="wb", mtime=0) as stream, tarfile.open(fileobj=stream, mode="w") as archive:
         for name, content in files.items():
             entry = tarfile.TarInfo(name)
             entry.size = len(content)
@@ -130,6 +130,7 @@ def test_task_becomes_the_stage_in_the_working_folder(tmp_path):
         (packed(a=b"1"), None, {"ARTIAGENT_STORE": ""}, "ARTIAGENT_STORE is not set"),
         (packed(**{"../outside": b"1"}), None, {}, "OutsideDestinationError"),
     ],
+    ids=["other content", "no such store", "no store", "outside"],
 )
 def test_task_refuses_what_it_was_not_made_for(tmp_path, data, digest, environment, said):
     done = boot(tmp_path, data, digest, **environment)
