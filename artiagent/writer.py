@@ -6,8 +6,9 @@ Knows chunks (`artiagent.chunks`) and sealed shards (`artiagent.parts`); what th
 from __future__ import annotations
 
 import json
+from collections import deque
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar
@@ -35,6 +36,7 @@ from artiagent.shards import Shard
 
 R = TypeVar("R", bound=Record)
 MANIFEST = "manifest.json"
+_AHEAD = 4  # batches read while others are written
 Summary = dict[str, float | int | str]
 
 
@@ -255,19 +257,31 @@ class DatasetWriter(Generic[R]):
 
     def _tables(self, batches: list[str], readers: dict[Shard, PartRows], digests: list[str]) -> Iterator[pa.Table]:
         """Rows of the batches from wherever they are; their digests are added to ``digests``."""
-        for batch in batches:
-            if batch in self._files:
-                table, added, _ = files.read_chunk(self._files[batch])
-            elif not self._stands(shard := self._place[batch]):
-                raise StoreError(f"{self.directory}: shard {shard} was damaged, and removed; run the stage again")
-            else:
-                if shard not in readers:
-                    readers[shard] = PartRows(self._parts[shard])
-                table, added = readers[shard].take(batch)
-                if batch == next(reversed(self._parts[shard].batches)):
-                    readers.pop(shard).close()
-            digests += added
-            yield table
+        with ThreadPoolExecutor(1) as reader:  # ahead of who writes them
+            pending: deque[Future[tuple[pa.Table, list[str]]]] = deque()
+            for batch in batches:
+                pending.append(reader.submit(self._read, batch, readers))
+                if len(pending) > _AHEAD:
+                    table, added = pending.popleft().result()
+                    digests += added
+                    yield table
+            for read in pending:
+                table, added = read.result()
+                digests += added
+                yield table
+
+    def _read(self, batch: str, readers: dict[Shard, PartRows]) -> tuple[pa.Table, list[str]]:
+        """Rows of a batch and their digests; those of a part are read in order."""
+        if batch in self._files:
+            return files.read_chunk(self._files[batch])[:2]
+        if not self._stands(shard := self._place[batch]):
+            raise StoreError(f"{self.directory}: shard {shard} was damaged, and removed; run the stage again")
+        if shard not in readers:
+            readers[shard] = PartRows(self._parts[shard])
+        rows = readers[shard].take(batch)
+        if batch == next(reversed(self._parts[shard].batches)):
+            readers.pop(shard).close()
+        return rows
 
     def _own(self) -> Shard:
         if self.shard is None:

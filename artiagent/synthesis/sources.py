@@ -16,7 +16,7 @@ import numpy as np
 from pydantic_core import to_json
 
 from artiagent.config import PlanningSection
-from artiagent.records import Entity, Job, Part, PatchMapping, Rejection, Scene, Tool, stable_hash
+from artiagent.records import Entity, Job, Part, Rejection, Scene, Tool, stable_hash
 from artiagent.synthesis.coverage import scene_coverage
 from artiagent.synthesis.toolbox import Mapped, NoMapping, benign, distort
 from artiagent.synthesis.toolbox.add import add_set
@@ -169,20 +169,13 @@ class SourcePlanner:
                 if isinstance(result, NoMapping):
                     self.rejections.append(Rejection(tool=tool, reason=result.reason, detail=result.detail))
                     continue
-                uses = self._patches(result.mapping)
+                uses = self.grids.frame.union({*result.mapping.targets, *result.mapping.references})
                 if uses & taken:
                     continue
                 self.used.setdefault(tool, set()).add(place)
                 self.balance[tool] += 1
                 return self._injection(tool, candidate, seed, result), uses
         return None
-
-    def _patches(self, mapping: PatchMapping) -> int:
-        """Targets and references."""
-        flags = bytearray(self.grids.frame.cells)
-        for patch in (*mapping.targets, *mapping.references):
-            flags[patch] = 1
-        return self.grids.frame.pack(np.frombuffer(flags, np.uint8))
 
     def _ranked_tools(self, rng: np.random.Generator) -> list[Tool]:
         """Tools by how far they are behind their share; ties broken by the seed."""
@@ -214,7 +207,7 @@ class SourcePlanner:
         section, grids, frame = self.section, self.grids, self.grids.frame
         owner = grids.bodies[c.entity.id]
         if c.other is not None:
-            return fuse_sets(frame, owner, grids.bodies[c.other.id], grids.core, rng(), section)
+            return fuse_sets(frame, owner, grids.bodies[c.other.id], grids.core, rng, section)
         part = grids.bodies[c.part.id]
         if tool == "add":
             return add_set(frame, part, owner, self._same_class(c.part), rng(), section, grids.solid[c.part.id])

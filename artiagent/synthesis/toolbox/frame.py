@@ -4,6 +4,7 @@ of any size then take one operation each; what such a grid needs besides is made
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from functools import cached_property, lru_cache
 
 import numpy as np
@@ -21,6 +22,7 @@ class Frame:
         first = sum(1 << row * width for row in range(height))
         self._not_first, self._not_last = self.full & ~first, self.full & ~(first << width - 1)
         self._bytes = (self.cells + 7) // 8
+        self._single = [1 << cell for cell in range(self.cells)]
         self._moves: dict[tuple[int, int], tuple[int, int]] = {}
         self._shifts: dict[int, list[tuple[int, int]]] = {}
         self._balls: dict[int, list[int]] = {}  # by cell and radius, as far as they were asked for
@@ -34,6 +36,10 @@ class Frame:
         """Bits of every grid of [n, h, w]."""
         packed = np.packbits(grids.reshape(len(grids), -1), axis=1, bitorder="little")
         return [int.from_bytes(row.tobytes(), "little") for row in packed]
+
+    def union(self, cells: Collection[int]) -> int:
+        """The set of these patches, none of which may occur twice."""
+        return sum(map(self._single.__getitem__, cells))
 
     def flat(self, bits: int) -> np.ndarray:
         """Bool [h * w]."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from artiagent.config import PlanningSection
@@ -21,18 +23,19 @@ def fuse(
     object: only they are borrowed, or slabs of background would come along.
     """
     bits = frame(a.shape)
-    return fuse_sets(bits, bits.pack(a), bits.pack(b), bits.pack(core), rng, section)
+    return fuse_sets(bits, bits.pack(a), bits.pack(b), bits.pack(core), lambda: rng, section)
 
 
 def fuse_sets(
-    bits: Frame, a: int, b: int, core: int, rng: np.random.Generator, section: PlanningSection
+    bits: Frame, a: int, b: int, core: int, draw: Callable[[], np.random.Generator], section: PlanningSection
 ) -> Mapped | NoMapping:
-    """``fuse`` for sets of patches."""
+    """``fuse`` for sets of patches; ``draw`` makes the generator, if one is needed."""
     overlap = a & b
     if overlap.bit_count() < section.fuse_min_overlap:
         return NoMapping("no_candidate", f"the entities share {overlap.bit_count()} patches")
     if overlap.bit_count() / min(a.bit_count(), b.bit_count()) > section.fuse_max_containment:
         return NoMapping("no_candidate", "one entity nearly contains the other")
+    rng = draw()
     radius = section.fuse_radius + int(rng.integers(-section.fuse_spread, section.fuse_spread + 1))
     band = bits.grow(overlap, max(1, radius)) & (a | b)
     sides = _Sides(bits, a, b, band, core)
@@ -105,7 +108,7 @@ def _offset_references(bits: Frame, region: list[int], side: int, radius: int) -
 
     Of several best offsets the first of ``shifts`` is taken.
     """
-    targets = sum(1 << cell for cell in region)
+    targets = bits.union(region)
     most, best = -1, (0, 0)
     for stays, by in bits.moves(radius):
         moved = (targets & stays) << by if by >= 0 else (targets & stays) >> -by
