@@ -23,11 +23,12 @@ from typing import Any, TypeVar
 
 import pyarrow.parquet as pq
 
+from artiagent.batches import foreign
 from artiagent.chunks import GROUP_BYTES, Row
 from artiagent.durable import StoreError, content_sha256, file_sha256, folder_sha256, write_atomic
 from artiagent.parts import ORIGIN, clear, has_leftovers, has_parts, local
 from artiagent.records import DatasetRef, Record, stable_hash
-from artiagent.writer import MANIFEST, DatasetWriter, foreign
+from artiagent.writer import MANIFEST, DatasetWriter
 
 __all__ = [
     "GROUP_BYTES", "MANIFEST", "DatasetWriter", "Row", "StoreError", "checkout", "content_sha256", "dataset_dir",

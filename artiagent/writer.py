@@ -1,6 +1,7 @@
 """Writing a data set: batch by batch, shard by shard, by any number of processes, each of which may be killed.
 
-Knows chunks (`artiagent.chunks`) and sealed shards (`artiagent.parts`); what the rows mean is for those who write them.
+Knows chunks (`artiagent.chunks`) and sealed shards (`artiagent.parts`), and by `artiagent.batches` what is there; what
+the rows mean is for those who write them.
 """
 
 from __future__ import annotations
@@ -9,28 +10,16 @@ import json
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import islice
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import pyarrow as pa
 
 from artiagent import chunks as files
+from artiagent.batches import Batches
 from artiagent.chunks import Extent, Row
 from artiagent.durable import StoreError, file_sha256, flush, replace, staged
-from artiagent.parts import (
-    CHUNKS,
-    FILES,
-    Part,
-    PartRows,
-    Sealed,
-    clear,
-    drop_folder,
-    file_name,
-    sealed,
-    sealed_shards,
-    write_part,
-)
+from artiagent.parts import CHUNKS, FILES, Part, PartRows, clear, drop_folder, file_name, sealed, write_part
 from artiagent.records import SCHEMA_VERSION, DatasetRef, Record, stable_hash
 from artiagent.shards import Shard
 
@@ -48,7 +37,7 @@ class Files(NamedTuple):
     extents: dict[str, Extent]
 
 
-class DatasetWriter(Generic[R]):
+class DatasetWriter(Batches, Generic[R]):
     """Append batches of rows to a data set folder; safe to kill and restart at any moment.
 
     Without a ``shard`` it knows every batch that anybody has written, and ``finish`` makes a data set of them all. With
@@ -72,7 +61,7 @@ class DatasetWriter(Generic[R]):
         stamp: str = "",
         shard: Shard | None = None,
     ) -> None:
-        self.directory, self.kind, self.images, self.stamp, self.shard = directory, kind, images, stamp, shard
+        self.images = images
         self.chunks = directory / CHUNKS / shard.label if shard else directory / CHUNKS
         try:
             self.chunks.mkdir(parents=True, exist_ok=True)
@@ -80,28 +69,7 @@ class DatasetWriter(Generic[R]):
             raise StoreError(
                 f"{directory}: cannot create the data set folder ({error}); check permissions and disk"
             ) from error
-        self._parts = {one.shard: one for one in self._listed_parts()}
-        self._files = self._listed_chunks()
-        self._place = self._listed_places()
-        self._intact: set[str | Shard] = set()
-        self._open: tuple[Shard, Part] | None = None  # the sidecar read last
-
-    def __contains__(self, batch: str) -> bool:
-        if batch in self._files and batch not in self._intact:
-            if files.is_intact(self._files[batch]):
-                self._intact.add(batch)
-            else:
-                self._files.pop(batch).unlink(missing_ok=True)
-        return batch in self._files or (batch in self._place and self._stands(self._place[batch]))
-
-    def __iter__(self) -> Iterator[str]:
-        """Ids of all batches in order, as they were found and written; not checked."""
-        return iter(sorted(self._files.keys() | self._place.keys()))
-
-    @property
-    def done(self) -> frozenset[str]:
-        """Ids of the batches that are on disk, intact. Checks them all: for a few, ask ``in``."""
-        return frozenset(batch for batch in self if batch in self)
+        super().__init__(directory, kind, stamp, shard)
 
     def write(self, batch: str, rows: Iterable[Row[R]], note: dict[str, Any] | None = None) -> None:
         """Store one batch atomically under the id ``batch`` (letters, digits, '-', '_'). May be empty.
@@ -122,12 +90,6 @@ class DatasetWriter(Generic[R]):
             older.unlink(missing_ok=True)
         self._files[batch] = final
         self._intact.add(batch)
-
-    def note(self, batch: str) -> dict[str, Any]:
-        """The note that a batch on disk was written with."""
-        if batch in self._files:
-            return files.note_of(self._files[batch])
-        return self._sidecar(self._place[batch]).notes.get(batch, {})
 
     def attach(self, name: str, data: bytes) -> None:
         """Write a file beside the shards, whole or not at all. Before ``finish``, by the process that finishes."""
@@ -186,12 +148,6 @@ class DatasetWriter(Generic[R]):
                 return ready
             raise StoreError(f"{self.directory}: cannot seal shard {shard} ({error}); rerun resumes it") from error
         return self.sealed()
-
-    def settled(self) -> bool:
-        """Whether all shards of one division are sealed, intact, and nobody has written anything else."""
-        counts = {shard.count for shard in self._parts}
-        whole = not self._files and len(counts) == 1 and len(self._parts) == counts.pop()
-        return whole and self._check_parts() and self._in_order()
 
     def finish(self, summary: Summary | None = None, shards: int = 1) -> DatasetRef:
         """Make a data set of all batches, write the manifest, drop chunks and sidecars. Returns the reference.
@@ -287,77 +243,3 @@ class DatasetWriter(Generic[R]):
         if self.shard is None:
             raise ValueError("a writer without a shard finishes the data set; there is nothing to seal")
         return self.shard
-
-    def _stands(self, shard: Shard) -> bool:
-        """Whether a sealed shard is intact; a damaged one is not sealed any more, and its batches are not there."""
-        if shard in self._parts and shard not in self._intact:
-            if self._parts[shard].intact():
-                self._intact.add(shard)
-            else:
-                self._parts.pop(shard).drop()
-                self._place = self._listed_places()
-        return shard in self._parts
-
-    def _check_parts(self) -> bool:
-        """Whether all parts are intact; several are read at a time."""
-        unknown = [shard for shard in self._parts if shard not in self._intact]
-        with ThreadPoolExecutor(4) as pool:
-            intact = pool.map(lambda shard: self._parts[shard].intact(), unknown)
-            self._intact.update(shard for shard, good in zip(unknown, intact, strict=True) if good)
-        return all([self._stands(shard) for shard in unknown])
-
-    def _in_order(self) -> bool:
-        """Whether every part's rows belong behind those of the part before."""
-        ordered = [batch for one in self._parts.values() for batch, rows in one.batches.items() if rows]
-        return all(a < b for a, b in zip(ordered, ordered[1:], strict=False))
-
-    def _sidecar(self, shard: Shard) -> Part:
-        if self._open is None or self._open[0] != shard:
-            self._open = shard, self._parts[shard].read()
-        return self._open[1]
-
-    def _concerned(self, shard: Shard | None) -> bool:
-        """Whether what that shard writes is of interest here: batches of a sister shard are not this one's."""
-        return self.shard is None or shard is None or shard == self.shard or shard.count != self.shard.count
-
-    def _listed_parts(self) -> list[Sealed]:
-        shards = sealed_shards(self.directory)
-        sisters = [shard for shard in shards if not self._concerned(shard)]
-        others = [shard for shard in shards if self._concerned(shard)]
-        found = [sealed(self.directory, self.kind, shard) for shard in (*others, *sisters[:1])]
-        for one in filter(None, found):
-            self._check_stamp(one.stamp)
-        return [one for one in found[: len(others)] if one is not None]
-
-    def _listed_places(self) -> dict[str, Shard]:
-        """The sealed shard that a batch is in; of several, one that has rows of it."""
-        found: dict[str, Shard] = {}
-        for shard, one in self._parts.items():
-            for batch, rows in one.batches.items():
-                if rows or batch not in found:
-                    found[batch] = shard
-        return found
-
-    def _listed_chunks(self) -> dict[str, Path]:
-        """The chunk of every batch that lies in one; of several, the one written last."""
-        root = self.directory / CHUNKS
-        shards = sorted(filter(None, (Shard.from_label(path.name) for path in root.glob("*-of-*"))))
-        if sister := next((s for s in shards if not self._concerned(s)), None):
-            for _, stamp, _ in islice(files.listed(root / sister.label), 1):
-                self._check_stamp(stamp)
-        folders = [root / s.label for s in shards if self._concerned(s) and s not in self._parts] + [root]
-        found: dict[str, Path] = {}
-        for batch, stamp, path in (entry for folder in folders for entry in files.listed(folder)):
-            self._check_stamp(stamp)
-            if batch not in found or files.modified(found[batch]) <= files.modified(path):
-                found[batch] = path
-        return found
-
-    def _check_stamp(self, stamp: str) -> None:
-        if stamp != self.stamp:
-            raise StoreError(foreign(self.directory))
-
-
-def foreign(directory: Path) -> str:
-    """What to say of a folder that holds something else."""
-    return f"{directory}: was made with other settings or from other data; choose another folder or delete it"
