@@ -9,7 +9,7 @@ import pytest
 
 from artiagent.config import PlanningSection
 from artiagent.records import ARTIFACT_TOOLS, DatasetRef, Job
-from artiagent.store import DatasetWriter, StoreError, open_dataset, read_rows
+from artiagent.store import DatasetWriter, StoreError, open_dataset, read_json, read_rows
 from artiagent.synthesis import planner
 from artiagent.synthesis.planner import plan
 from tests.synthesis.scenes import write_scenes
@@ -33,6 +33,13 @@ def test_every_source_gets_its_variants(jobs: list[Job]) -> None:
     assert len(per_source) == 30
     assert set(per_source.values()) == {SECTION.variants}
     assert len({job.job_id for job in jobs}) == len(jobs)
+
+
+def test_jobs_are_written_as_their_records_would_be(scenes: DatasetRef, tmp_path: Path) -> None:
+    ref = plan(SECTION, scenes, 8, tmp_path / "jobs")
+    for key, text, _ in read_json(ref):
+        job = Job.model_validate_json(text)
+        assert (job.job_id, job.model_dump_json()) == (key, text)
 
 
 def test_tools_balance(jobs: list[Job]) -> None:
