@@ -3,6 +3,7 @@
 import atexit
 import os
 import shutil
+import sys
 import tempfile
 
 HOME = tempfile.mkdtemp(prefix="artiagent-tests-")
@@ -25,6 +26,27 @@ import pytest  # noqa: E402
 
 from artiagent.instruction.coordinates import CoordinateSpace  # noqa: E402
 from artiagent.vlm.protocol import Answer, Request  # noqa: E402
+
+
+def stacks() -> set[str]:
+    """ZenML's stacks in this process's home; only the one it begins with where nothing has asked for ZenML yet."""
+    if "zenml.client" not in sys.modules:
+        return {"default"}
+    from zenml.client import Client
+
+    return {stack.name for stack in Client().list_stacks(size=1000)}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_stack_left_behind() -> Iterator[None]:
+    """Remove the stacks that a file's tests registered: they share a home with the files that run after them."""
+    before = stacks()
+    yield
+    if left := stacks() - before:
+        from zenml.client import Client
+
+        for name in left:
+            Client().delete_stack(name, recursive=True)
 
 
 class ScriptedVlm:
