@@ -1,7 +1,8 @@
 """Work under way: what a preempted stage leaves is in the store, and the next attempt, wherever it runs, goes on.
 
 A shard's chunks lie in ``chunks/<label>/``, those of a stage that runs in one piece in ``chunks/``. A finished shard is
-its Parquet file and, written last, ``parts/<label>.json``. Knows these names; does not read what is in the files.
+its Parquet file and, written last, ``parts/<label>.json``. What a training goes on from is `progress`'s. Knows these
+names; does not read what is in the files.
 """
 
 from __future__ import annotations
@@ -15,12 +16,13 @@ from pathlib import Path
 from threading import Event, Thread
 
 from artiagent.exchange.folders import LISTING, bring, listing_of, send_folder, store_name, write_origin
+from artiagent.exchange.progress import Progress
 from artiagent.exchange.remote import ExchangeError, Remote, each, open_store
 from artiagent.parts import CHUNKS, PARTS
 from artiagent.shards import Shard
 from artiagent.store import MANIFEST
 
-SECONDS = 5.0  # between two looks for new chunks: what a preemption may cost
+SECONDS = 5.0  # between two looks for new chunks and checkpoints: what a preemption may cost
 log = logging.getLogger(__name__)
 
 
@@ -29,9 +31,9 @@ def mirrored(out: Path, shard: Shard | None = None, seconds: float = SECONDS) ->
     """Keep a stage's output folder in the store while the stage runs.
 
     On entry, what an earlier attempt left comes here: the finished folder; or this shard's chunks or, for the call that
-    joins, the sidecars of all parts (their Parquet files stay where they are). Meanwhile new chunks are sent. In the
-    end, the finished part or folder is sent, and its chunks there are removed. When the body fails, its chunks are sent
-    and its error goes on.
+    joins, the sidecars of all parts (their Parquet files stay where they are); or a training's newest checkpoints.
+    Meanwhile new chunks and checkpoints are sent. In the end, the finished part or folder is sent, and what led to it
+    is removed there. When the body fails, what is new is sent and its error goes on.
 
     Args:
         out: output folder of the stage, ``<home>/store/<kind>/<id>``; others are left alone.
@@ -47,7 +49,7 @@ def mirrored(out: Path, shard: Shard | None = None, seconds: float = SECONDS) ->
     mirror = _Mirror(store / f"store/{name}", out, shard)
     mirror.bring()
     over = Event()
-    thread = Thread(target=mirror.watch, args=(over, seconds), name="chunk-mirror", daemon=True)
+    thread = Thread(target=mirror.watch, args=(over, seconds), name="mirror", daemon=True)
     thread.start()
     try:
         yield
@@ -69,6 +71,7 @@ class _Mirror:
         self.below = f"{CHUNKS}/{shard.label}" if shard else CHUNKS
         self.chunks = out / self.below
         self.sent: set[str] = set()
+        self.progress = Progress(remote, out)
 
     def bring(self) -> None:
         """What earlier attempts left. Nothing is fetched that is here."""
@@ -83,6 +86,7 @@ class _Mirror:
             write_origin(self.remote, self.out)
         each(self._get, sidecars + chunks)
         self.sent = {name for name in chunks if Path(name).parent == Path(self.below)}
+        self.progress.bring(there)
 
     def _left(self, there: Iterable[str]) -> tuple[list[str], list[str]]:
         """Sidecars and chunks that concern this call. Where all shards of a division are sealed, joining needs no more;
@@ -110,16 +114,17 @@ class _Mirror:
         try:
             self.sync()
         except ExchangeError as error:
-            log.warning("%s: chunks are not mirrored for now: %s", self.out, error)
+            log.warning("%s: what is under way is not mirrored for now: %s", self.out, error)
 
     def sync(self) -> None:
-        """Send new chunks; take away those that newer ones of the same batch replace."""
+        """Send new chunks and checkpoints; take away those that newer ones replace."""
         local = {f"{self.below}/{path.name}" for path in self.chunks.glob("*.parquet")}
         each(self._put, sorted(local - self.sent), parallel=4)
         batches = {_batch(name) for name in local}
         replaced = {name for name in self.sent - local if _batch(name) in batches}
         self.remote.remove(replaced)
         self.sent -= replaced
+        self.progress.sync()
 
     def finish(self) -> None:
         """Send what the stage finished; its chunks there go then."""

@@ -23,6 +23,7 @@ from artiagent.devices import torch_dtype
 from artiagent.learning.family import family_of
 from artiagent.learning.stages import CURVES, load_model, mixed_precision
 from artiagent.records import CheckpointRef, DatasetRef
+from artiagent.sealed import STAGES
 from artiagent.store import write_atomic
 
 STAMP, ADAPTER = "finetune.json", "adapter"
@@ -65,7 +66,7 @@ def exported(
         raise ValueError(
             f"{out}: holds a model made from other inputs ({found[:12]}, expected {stamp[:12]}); use another folder"
         )
-    shutil.rmtree(out / "stages", ignore_errors=True)
+    shutil.rmtree(out / STAGES, ignore_errors=True)
     curves = json.loads((out / CURVES).read_text())
     last = {name: value for point in curves for name, value in point.items() if name != "stage"}
     ref = checkpoint_ref("tuned", str(out))

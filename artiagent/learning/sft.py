@@ -30,10 +30,12 @@ from artiagent.learning.stages import (
     Report,
     StageJob,
     checkpoint_step,
+    close_stage,
     resumed,
     train_stage,
 )
 from artiagent.records import CheckpointRef, DatasetRef, stable_hash
+from artiagent.sealed import STAGES
 
 
 def finetune(
@@ -69,7 +71,7 @@ def _finetune(
     check_section(section)
     family = family_of(base.uri)
     use_threads(section.threads)
-    work = out / "stages" / stamp[:12]
+    work = out / STAGES / stamp[:12]
     rows = open_rows(section, conversations, work / "cache", family.load_processor(base.uri, section.image_pixels))
     if not len(rows["train"]):
         raise ValueError(
@@ -87,6 +89,7 @@ def _finetune(
             launch(job, report, head) if processes(section) > 1 else train_stage(job, rows, report)
             seen -= checkpoint_step(job.checkpoint) * job.samples_per_step
             seen += json.loads((job.folder / CURVES).read_text())[-1]["step"] * job.samples_per_step
+        close_stage(job)
         curves += json.loads((job.folder / CURVES).read_text())
         weights = job.folder / WEIGHTS
     speed = seen / (time.monotonic() - started)

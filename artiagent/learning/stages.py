@@ -41,9 +41,10 @@ from artiagent.learning.family import ModelFamily, family_of
 from artiagent.learning.paired import PairedTrainer
 from artiagent.learning.sharding import SPLIT_WEIGHTS, processes, sharding_arguments
 from artiagent.records import CheckpointRef, DatasetRef
+from artiagent.sealed import CHECKPOINT, checkpoint_number, is_whole, seal
 from artiagent.store import write_atomic
 
-CURVES, WEIGHTS, CHECKPOINTS, SEAL = "training.json", "weights", "checkpoints", "sealed.json"
+CURVES, WEIGHTS, CHECKPOINTS = "training.json", "weights", "checkpoints"
 LOG_EVERY = 5  # steps
 KEPT = ("loss", "mean_token_accuracy", "margin_loss", "pair_accuracy", "learning_rate", "grad_norm")
 Report = Callable[[dict[str, Any]], None]
@@ -126,32 +127,25 @@ def train_stage(job: StageJob, rows: dict[str, Dataset], report: Report | None =
     gc.collect()
 
 
+def close_stage(job: StageJob) -> None:
+    """Seal what a complete stage leaves: weights and curve; its checkpoints are of no more use."""
+    if not is_whole(job.folder):
+        shutil.rmtree(job.folder / CHECKPOINTS, ignore_errors=True)
+        seal(job.folder)
+
+
 def last_checkpoint(folder: Path) -> Path | None:
     """The newest whole checkpoint; newer ones that a kill left half-written are removed."""
-    found = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.rsplit("-", 1)[1]), reverse=True)
-    for checkpoint in found:
-        if _whole(checkpoint):
+    for checkpoint in sorted(folder.glob(f"{CHECKPOINT}*"), key=checkpoint_step, reverse=True):
+        if is_whole(checkpoint):
             return checkpoint
         shutil.rmtree(checkpoint, ignore_errors=True)
     return None
 
 
-def seal(checkpoint: Path) -> None:
-    """List the files of a checkpoint that is written to the end."""
-    sizes = {str(p.relative_to(checkpoint)): p.stat().st_size for p in sorted(checkpoint.rglob("*")) if p.is_file()}
-    write_atomic(checkpoint / SEAL, json.dumps(sizes, indent=1).encode())
-
-
-def _whole(checkpoint: Path) -> bool:
-    if not (checkpoint / SEAL).is_file():
-        return False
-    sizes = json.loads((checkpoint / SEAL).read_text())
-    return all((checkpoint / n).is_file() and (checkpoint / n).stat().st_size == size for n, size in sizes.items())
-
-
 def checkpoint_step(checkpoint: Path | None) -> int:
     """Optimizer steps that a checkpoint has behind it."""
-    return int(checkpoint.name.rsplit("-", 1)[1]) if checkpoint else 0
+    return (checkpoint_number(checkpoint.name) or 0) if checkpoint else 0
 
 
 def load_model(folder: Path, dtype: torch.dtype) -> PreTrainedModel:
@@ -248,7 +242,6 @@ def _keep(trainer: PairedTrainer, job: StageJob) -> None:
     if trainer.args.should_save:
         points = [curve_point(job.stage, entry) for entry in trainer.state.log_history]
         write_atomic(job.folder / CURVES, json.dumps([point for point in points if len(point) > 2]).encode())
-        shutil.rmtree(job.folder / CHECKPOINTS, ignore_errors=True)
 
 
 def curve_point(stage: SftStage, entry: dict[str, Any]) -> dict[str, Any]:

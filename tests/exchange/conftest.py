@@ -13,6 +13,7 @@ from moto.server import ThreadedMotoServer
 
 from artiagent.exchange import folders
 from artiagent.records import Record
+from tests.learning.conftest import conversations, curated, tiny_clip  # noqa: F401
 
 
 class Thing(Record):

@@ -18,8 +18,9 @@ import torch
 from safetensors.torch import load_file
 
 from artiagent.config import SftSection, SftStage
-from artiagent.learning.stages import last_checkpoint, seal
+from artiagent.learning.stages import last_checkpoint
 from artiagent.records import CheckpointRef, DatasetRef
+from artiagent.sealed import seal
 
 STEPS, SAVE = 5, 2
 STAGES = (

@@ -131,7 +131,8 @@ def test_a_killed_training_goes_on_to_the_same_weights(
     monkeypatch.setattr(Trainer, "_epoch", killed)
     with pytest.raises(KeyboardInterrupt):
         train_reward(SECTION, curated, tiny_clip, tmp_path)
-    assert sorted(p.name for p in tmp_path.iterdir()) == [".verifier-0.safetensors", ".verifier-1.safetensors"]
+    left = sorted(p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*") if p.is_file())
+    assert left == ["stages/verifier-0.safetensors", "stages/verifier-1.safetensors"]
     again = train_reward(SECTION, curated, tiny_clip, tmp_path)
     assert len(calls) == 2 * SECTION.epochs + 1, "only what was missing was trained"
     assert again.sha256 == trained.sha256

@@ -6,6 +6,7 @@ Knows the order of things and what a finished folder holds. Does not know how pa
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -25,6 +26,7 @@ from artiagent.learning.reward.pairs import PairSet, Split, read_pairs, split
 from artiagent.learning.reward.towers import Tower, new_tower, open_tower
 from artiagent.learning.reward.verifier import CONFIG, Member, Verifier, save_members
 from artiagent.records import CheckpointRef, DatasetRef, stable_hash
+from artiagent.sealed import STAGES
 from artiagent.store import write_atomic
 
 CURVES, SCORES, FIGURES = "training.json", "scores.json", "figures.json"
@@ -72,8 +74,7 @@ def train_reward(
         "files": files,
     }
     write_atomic(out / CONFIG, json.dumps(told, indent=1).encode())
-    for left in out.glob(".verifier-*.safetensors"):
-        left.unlink()
+    shutil.rmtree(out / STAGES, ignore_errors=True)
     return _complete(out, stamp, encoder)
 
 
@@ -117,7 +118,7 @@ def _train(
         head = new_head(tower, section.pooling, section.hidden)
         _standardise(head, draw, chosen)
         head.to(torch_device(section.device))
-        checkpoint = out / f".verifier-{k}.safetensors"
+        checkpoint = out / STAGES / f"verifier-{k}.safetensors"
         trained = None if frozen else own
         trainer = Trainer(section, str(k), draw, pairs.told, head, trained, checkpoint, f"{stamp}/{k}")
         curve += trainer.fit(chosen, benign)
