@@ -29,7 +29,7 @@ from artiagent.checkpoints import checkpoint_ref, locate
 from artiagent.config import Config, InputSet
 from artiagent.curation.stage import curate
 from artiagent.perception.stage import perceive
-from artiagent.records import DatasetRef, Job, Pair, Scene
+from artiagent.records import DatasetRef, Job, Pair, Scene, stable_hash
 from artiagent.run_config import load_config
 from artiagent.store import open_dataset, read_rows, write_atomic
 from artiagent.studies.records import read_runs
@@ -161,7 +161,11 @@ def detectors(
     sets = {name: PairSet(made[name]["curated"], scenes) for name in PRESETS}
     base, folder = checkpoint_ref("base", config.inputs.vlm), arguments.out / f"study-{arguments.pairs}"
     section = RunsSection(runs=tuple(specs), evaluation=evaluation)
-    found = read_runs(run_all(section, sets, base, benchmark, folder, folder))
+
+    def place(kind: str, *what: str) -> Path:
+        return folder / kind / stable_hash(*what, length=20)
+
+    found = read_runs(run_all(section, sets, base, benchmark, place, folder))
     judged = Judged(evaluation, benchmark, evaluation.resamples)
     count = len(arguments.seeds)
     runs = {name: found.runs[k * count : (k + 1) * count] for k, name in enumerate(PRESETS)}

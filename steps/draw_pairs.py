@@ -16,8 +16,8 @@ def run(
     from artiagent.nano.drawn_pairs import write_drawn_pairs
     from artiagent.nano.flux_vae import encode_path
 
-    out = out_dir("drawn", __name__, section, generator)
-    curated, scenes = write_drawn_pairs(out, section.count, encode=encode_path(Path(generator.uri)))
+    folders = [out_dir(kind, __name__, section, generator) for kind in ("drawn", "drawn-scenes")]
+    curated, scenes = write_drawn_pairs(*folders, section.count, encode=encode_path(Path(generator.uri)))
     return curated, scenes
 
 

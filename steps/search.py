@@ -22,7 +22,7 @@ def run(
     from artiagent.mitigation.search.stage import search
 
     weights = [ref for ref in (generator, reward, clip, vlm, parser) if ref is not None]
-    out = out_dir("search", __name__, section, evaluation, *weights) / stable_hash(*prompts, length=12)
+    out = out_dir("search", __name__, section, evaluation, *weights, stable_hash(*prompts))
     return search(section, evaluation, prompts, generator, reward, clip, vlm, parser, out)
 
 

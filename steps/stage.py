@@ -46,7 +46,7 @@ def source_root() -> Path:
     return root
 
 
-def out_dir(kind: str, module: str, section: Section, *inputs: Ref | Section) -> Path:
+def out_dir(kind: str, module: str, section: Section, *inputs: Ref | Section | str) -> Path:
     """Folder of a stage's output, named by its section, its inputs' contents and its source code.
 
     What an earlier attempt, perhaps on another machine, left of it is there when this returns (`exchange.mirrored`).
@@ -58,8 +58,10 @@ def out_dir(kind: str, module: str, section: Section, *inputs: Ref | Section) ->
     return folder
 
 
-def digest_of(ref: Ref | Section) -> str:
-    """What identifies a reference's content, wherever it lies."""
+def digest_of(ref: Ref | Section | str) -> str:
+    """What identifies a reference's content, wherever it lies; of other inputs the caller gives the digest."""
+    if isinstance(ref, str):
+        return ref
     if isinstance(ref, Section):
         return ref.digest()
     if isinstance(ref, DatasetRef):

@@ -11,7 +11,7 @@ import os
 import re
 import time
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -217,7 +217,7 @@ def log_study(
         facts = {"pairs": run.pairs, "sources": run.sources}
         facts |= {"seconds": run.seconds} if run.seconds is not None else {}
         _log(client, made, flatten(spec.model_dump(mode="json")), metrics | facts, {"model": run.model.sha256})
-        for batch in _batches(_curves(run.model)):
+        for batch in _batches(_points(run.curve)):
             client.log_batch(made, metrics=batch)
         _log_inputs(client, made, {"conversations": run.conversations})
         client.set_terminated(made)
@@ -319,8 +319,12 @@ def _curves(ref: Ref) -> Iterator[Metric]:
     path = Path(ref.uri) / "training.json" if isinstance(ref, CheckpointRef) else None
     if path is None or not path.is_file():
         return
+    yield from _points(json.loads(path.read_text()))
+
+
+def _points(rows: Iterable[Mapping[str, Any]]) -> Iterator[Metric]:
     now = int(time.time() * 1000)
-    for row in json.loads(path.read_text()):
+    for row in rows:
         prefix = f"{row['stage']}/" if "stage" in row else ""
         values = {k: v for k, v in row.items() if k != "step" and isinstance(v, (int, float))}
         for key, value in values.items():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+from pathlib import Path
 from typing import Annotated
 
 from artiagent.lineage import stage_digest
@@ -20,7 +22,7 @@ def run(
     drawn: DatasetRef | None,
     drawn_scenes: DatasetRef | None,
 ) -> Annotated[DatasetRef, "study"]:
-    """Runs lie below a folder named by their code: another study, or this one again, finds those that it shares."""
+    """What a run makes is named by its own inputs and code: another study, or this one again, finds what it shares."""
     from artiagent.inputs import read_benchmarks
     from artiagent.studies.runs import PairSet, run_all
 
@@ -29,8 +31,12 @@ def run(
         sets["drawn"] = PairSet(drawn, drawn_scenes)
     inputs = [ref for ref in (base, benchmarks, curated, scenes, drawn, drawn_scenes) if ref is not None]
     out = out_dir("study", __name__, section, *inputs)
-    home = dataset_dir("study-runs", stage_digest(__name__, source_root()))
-    return run_all(section, sets, base, read_benchmarks(benchmarks)[0], home, out)
+    code = stage_digest(__name__, source_root())
+    return run_all(section, sets, base, read_benchmarks(benchmarks)[0], partial(_place, code), out)
+
+
+def _place(code: str, kind: str, *what: str) -> Path:
+    return dataset_dir(f"study-{kind}", code, *what)
 
 
 train_study = cached_step(run)

@@ -46,11 +46,11 @@ Encode = Callable[[np.ndarray], np.ndarray]  # uint8 [B, H, W, 3] -> the same sh
 _Made = tuple[list[FaultyScene], list[Row[Pair]]]
 
 
-def write_drawn_pairs(out: Path, count: int, *, encode: Encode) -> tuple[DatasetRef, DatasetRef]:
+def write_drawn_pairs(curated: Path, scenes: Path, count: int, *, encode: Encode) -> tuple[DatasetRef, DatasetRef]:
     """Write `count` drawn pairs, balanced over faults and kinds, as accepted curated pairs.
 
-    Returns the references of the data sets "curated" and "scenes" (folders of those names below `out`). Raises
-    ValueError where the seeds do not suffice.
+    Returns the references of the data sets "curated" and "scenes", in the folders given. Raises ValueError where the
+    seeds do not suffice.
     """
     if not 1 <= count <= len(ORACLE_SEEDS):
         raise ValueError(f"count={count}: expected 1 to {len(ORACLE_SEEDS)}")
@@ -61,7 +61,7 @@ def write_drawn_pairs(out: Path, count: int, *, encode: Encode) -> tuple[Dataset
         rows = _faulty_pairs(drawn, seeds, encode)
         return drawn, [_accepted(row, fault) for row, fault in zip(rows, drawn, strict=True)]
 
-    return _write(out, "curated", count, make)
+    return _write(curated, "curated", scenes, count, make)
 
 
 def write_filter_test(out: Path, count: int, *, encode: Encode) -> tuple[DatasetRef, DatasetRef]:
@@ -86,13 +86,15 @@ def write_filter_test(out: Path, count: int, *, encode: Encode) -> tuple[Dataset
             rows.append(_told(row, kind) if kind == "fault" else _null(row, fault, kind, encode, rng))
         return drawn, rows
 
-    return _write(out, "pairs", count, make)
+    return _write(out / "pairs", "pairs", out / "scenes", count, make)
 
 
-def _write(out: Path, name: str, count: int, make: Callable[[range], _Made]) -> tuple[DatasetRef, DatasetRef]:
+def _write(
+    out: Path, name: str, scenes_out: Path, count: int, make: Callable[[range], _Made]
+) -> tuple[DatasetRef, DatasetRef]:
     """What `make` gives for each range of numbers, as data sets `name` and "scenes"."""
-    pairs: DatasetWriter[Pair] = DatasetWriter(out / name, name, ("clean", "artifact"))
-    scenes: DatasetWriter[Scene] = DatasetWriter(out / "scenes", "scenes", ("image",))
+    pairs: DatasetWriter[Pair] = DatasetWriter(out, name, ("clean", "artifact"))
+    scenes: DatasetWriter[Scene] = DatasetWriter(scenes_out, "scenes", ("image",))
     with tqdm(desc=f"drawn {name}", total=count, unit="pair") as progress:
         for start in range(0, count, _CHUNK):
             drawn, rows = make(range(start, min(start + _CHUNK, count)))

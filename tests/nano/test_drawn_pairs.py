@@ -26,7 +26,7 @@ def softened(images: np.ndarray) -> np.ndarray:
 
 
 def test_drawn_pairs_are_balanced_and_differ_only_where_they_say(tmp_path: Path) -> None:
-    curated, scenes = write_drawn_pairs(tmp_path, 8, encode=softened)
+    curated, scenes = write_drawn_pairs(tmp_path / "curated", tmp_path / "scenes", 8, encode=softened)
     assert (curated.rows, scenes.rows) == (8, 8)
     rows = list(read_rows(curated, Pair))
     tools = [row.record.artifacts[0].injection.tool for row in rows]
@@ -42,7 +42,7 @@ def test_drawn_pairs_are_balanced_and_differ_only_where_they_say(tmp_path: Path)
 
 
 def test_drawn_pairs_become_conversations(tmp_path: Path) -> None:
-    curated, scenes = write_drawn_pairs(tmp_path, 4, encode=same)
+    curated, scenes = write_drawn_pairs(tmp_path / "curated", tmp_path / "scenes", 4, encode=same)
     section = InstructionSection(hard_negatives=False)
     made = build_conversations(section, curated, scenes, tmp_path / "conversations")
     turns = {turn.text for row in read_rows(made, Conversation, ()) for turn in row.record.turns}
@@ -62,6 +62,6 @@ def test_half_of_the_filter_test_is_harmless(tmp_path: Path) -> None:
 
 def test_no_more_pairs_than_seeds(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="expected 1 to"):
-        write_drawn_pairs(tmp_path, 0, encode=same)
+        write_drawn_pairs(tmp_path / "curated", tmp_path / "scenes", 0, encode=same)
     with pytest.raises(ValueError, match="expected 2 to"):
         write_filter_test(tmp_path, 1, encode=same)

@@ -119,7 +119,7 @@ def test_training_resumes_and_the_folder_parses(tmp_path: Path) -> None:
 
 
 def test_precision_counts_every_artifact(tmp_path: Path) -> None:
-    curated, _ = write_drawn_pairs(tmp_path, 8, encode=lambda images: images)
+    curated, _ = write_drawn_pairs(tmp_path / "curated", tmp_path / "scenes", 8, encode=lambda images: images)
 
     class Agrees:
         """Sees a leg more or less wherever it looks, by turns."""

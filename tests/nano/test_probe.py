@@ -19,9 +19,9 @@ def same(images: np.ndarray) -> np.ndarray:
 def test_the_probe_sees_a_difference_that_is_there(tmp_path: Path) -> None:
     processor = build_processor(build_tokenizer())
     save_model(tmp_path / "base", build_model(processor.tokenizer, hidden=48, vision_hidden=32, depth=1), processor)
-    write_drawn_pairs(tmp_path / "drawn", 12, encode=same)
+    write_drawn_pairs(tmp_path / "curated", tmp_path / "scenes", 12, encode=same)
     vlm = LocalVlm(tmp_path / "base", device="cpu")
-    clean, artifact, sources = pair_features(vlm, tmp_path / "drawn" / "curated")
+    clean, artifact, sources = pair_features(vlm, tmp_path / "curated")
     assert clean.shape == artifact.shape == (12, 3 * 48)
     found = probe(clean, artifact + 1.0, sources)
     assert found["auroc"].value > 0.9

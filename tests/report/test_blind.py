@@ -15,7 +15,7 @@ from artiagent.report.blind import KEY, score_verdicts, write_sheets
 @pytest.fixture(scope="module")
 def curated(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("drawn")
-    write_drawn_pairs(folder, 12, encode=lambda images: images)
+    write_drawn_pairs(folder / "curated", folder / "scenes", 12, encode=lambda images: images)
     return folder / "curated"
 
 

@@ -66,7 +66,8 @@ def study_runs(folder: Path, planned: RunsSection, quality: dict[tuple[str, int]
         model = model.model_copy(update={"sha256": f"{number:064d}"})
         runs.append(
             StudyRun(
-                pairs=pairs, sources=pairs // 2, conversations=answers, model=model, predictions=answers, seconds=2.0
+                pairs=pairs, sources=pairs // 2, conversations=answers, model=model, predictions=answers, seconds=2.0,
+                curve=({"stage": "all", "step": 1, "loss": 0.5},),
             )
         )  # fmt: skip
     return StudyRuns(base=predictions(folder / "base", 0.0, 99), runs=tuple(runs))

@@ -43,10 +43,10 @@ class TinyStudy(TinyStages):
         patch.setattr("artiagent.nano.flux_vae.encode_path", lambda folder: np.copy)
         patch.setattr("artiagent.studies.runs.run_all", self.run_all)
 
-    def draw(self, out, count, *, encode):
-        return self.rows("drawn", out / "curated", count), self.rows("drawn-scenes", out / "scenes", count)
+    def draw(self, curated, scenes, count, *, encode):
+        return self.rows("drawn", curated, count), self.rows("drawn-scenes", scenes, count)
 
-    def run_all(self, section, sets, base, benchmark, home, out):
+    def run_all(self, section, sets, base, benchmark, place, out):
         self.begin("study")
         self.sets = sets
         quality = {(data, n): n / 20 for data in ("injected", "drawn") for n in SIZES}

@@ -15,7 +15,7 @@ from artiagent.instruction.conversations import build_conversations
 from artiagent.nano.artibench import write_artibench
 from artiagent.nano.drawn_pairs import write_drawn_pairs
 from artiagent.nano.vl_model import build_model, build_processor, build_tokenizer, save_model
-from artiagent.records import Conversation, DatasetRef, Pair, Prediction
+from artiagent.records import Conversation, DatasetRef, Pair, Prediction, stable_hash
 from artiagent.store import read_rows
 from artiagent.studies import runs as module
 from artiagent.studies.records import read_runs
@@ -44,7 +44,7 @@ class World:
     def __init__(self, folder: Path, patch: pytest.MonkeyPatch) -> None:
         processor = build_processor(build_tokenizer())
         save_model(folder / "base", build_model(processor.tokenizer, hidden=48, vision_hidden=32, depth=1), processor)
-        self.pairs = PairSet(*write_drawn_pairs(folder / "drawn", 16, encode=same))
+        self.pairs = PairSet(*write_drawn_pairs(folder / "drawn", folder / "drawn-scenes", 16, encode=same))
         write_artibench(folder / "bench", 8, encode=same)
         self.benchmark = BenchmarkSet(name="bench", path=str(folder / "bench" / "drawn.parquet"))
         self.base, self.trained, self.stop_at = checkpoint_ref("base", str(folder / "base")), 0, 0
@@ -61,7 +61,11 @@ class World:
     def run(self, home: Path, *specs: RunSpec, evaluation: EvaluationSection = EVALUATION) -> DatasetRef:
         self.trained = 0
         section = RunsSection(runs=specs, evaluation=evaluation, workers=1)
-        return run_all(section, {"drawn": self.pairs}, self.base, self.benchmark, home, home / "out")
+
+        def place(kind: str, *what: str) -> Path:
+            return home / kind / stable_hash(*what, length=20)
+
+        return run_all(section, {"drawn": self.pairs}, self.base, self.benchmark, place, home / "out")
 
 
 @pytest.fixture(scope="module")
