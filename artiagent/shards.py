@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
+PART = "part"  # name of what a shard of a stage returns
 _LABEL = re.compile(r"(\d{5,})-of-(\d{5,})")
 
 

@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from pipelines.runs import RunRecord, StageResult
     from steps.stage import Ref
 
-PART = "part"  # output of the steps that make a piece of a stage
 OUTPUT_OF_STAGE = {
     "ingest": "inputs", "perceive": "scenes", "plan": "jobs", "synthesize": "pairs", "curate": "curated",
     "instruct": "conversations", "finetune": "tuned", "evaluate_base": "predictions_base",
@@ -182,7 +181,7 @@ def execute(pipeline: Pipeline, name: str, config: Config) -> PipelineRunRespons
 
 
 def collect(finished: PipelineRunResponse) -> dict[str, StageResult]:
-    """Digest, cost and cache status of every cached stage; the cost of a sharded one is that of all its pieces."""
+    """Digest, cost and cache status of every cached stage; a sharded one is cached where all its pieces are."""
     from pipelines.runs import StageResult
     from steps.stage import digest_of
 
@@ -191,11 +190,9 @@ def collect(finished: PipelineRunResponse) -> dict[str, StageResult]:
         step = finished.steps[stage]
         pieces = [s for name, s in finished.steps.items() if re.fullmatch(rf"{stage}_shard(_\d+)?", name)]
         ref: Ref = step.outputs[output][0].load()
-        costs = [ref.summary, *(piece.outputs[PART][0].load().summary for piece in pieces)]
         results[stage] = StageResult(
             digest=digest_of(ref), cached=all(s.status.value == "cached" for s in (step, *pieces)),
-            seconds=sum(float(cost.get("seconds", 0)) for cost in costs),
-            peak_mb=max(float(cost.get("peak_mb", 0)) for cost in costs),
+            seconds=float(ref.summary.get("seconds", 0)), peak_mb=float(ref.summary.get("peak_mb", 0)),
         )  # fmt: skip
     return results
 

@@ -30,13 +30,13 @@ from pydantic import BaseModel, ValidationError
 from artiagent.config import Config
 from artiagent.records import DatasetRef, stable_hash
 from artiagent.run_config import load_config
+from artiagent.shards import PART
 from artiagent.store import checkout, home, write_atomic
 from pipelines.environment import prepare
 from pipelines.opening import OPENED, bring_inputs, open_run
 from pipelines.stages import DIGESTS, Stage, section_of, stages, value_of
 
 OPEN = "open"
-PART = "part"  # output of a shard
 DONE, WRONG, STOPPED = 0, 2, 143
 
 
@@ -133,10 +133,11 @@ def _execute(stage: Stage, config: Config, arguments: argparse.Namespace) -> Non
     section = section_of(stage, config)
     made = _call(stage, section, values, arguments.shard)
     if stage.cached and not arguments.shard:
+        from steps.stage import with_cost
         from steps.tracking import log_stage
 
         parts = [_reference(path, DatasetRef, "--part") for path in arguments.part]
-        made = _first(tuple(_with_cost(ref, parts) for ref in made), stage, section, values)
+        made = _first(tuple(with_cost(ref, parts) for ref in made), stage, section, values)
         log_stage(config, arguments.run, stage.name, made[0])
     if stage.name == "report":
         _close(config, arguments.run, dict(zip(stage.inputs, values, strict=True)))
@@ -170,16 +171,6 @@ def _call(stage: Stage, section: Any, values: list[Any], shard: str | None) -> t
         return (measured(import_module(f"steps.{stage.name}").run_shard)(section, *values, shard=shard),)
     made = measured(_run_of(stage))(section, *values)
     return made if isinstance(made, tuple) else (made,)
-
-
-def _with_cost(ref: Any, parts: list[DatasetRef]) -> Any:
-    """A joined output costs what its parts did: their seconds together, the most memory that one took."""
-    costs = [part.summary for part in (ref, *parts)]
-    total = {
-        "seconds": sum(float(cost.get("seconds", 0)) for cost in costs),
-        "peak_mb": max(float(cost.get("peak_mb", 0)) for cost in costs),
-    }
-    return ref.model_copy(update={"summary": {**ref.summary, **total}})
 
 
 def _first(made: tuple[Any, ...], stage: Stage, section: Any, values: list[Any]) -> tuple[Any, ...]:

@@ -10,8 +10,10 @@ import functools
 import inspect
 import json
 import os
+import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
 from pathlib import Path
@@ -29,7 +31,7 @@ from artiagent.config import Section
 from artiagent.epoch import epoch
 from artiagent.lineage import git_revision, stage_digest, stage_files
 from artiagent.records import CheckpointRef, DatasetRef, EvaluationReport, stable_hash
-from artiagent.shards import Shard
+from artiagent.shards import PART, Shard
 from artiagent.store import checkout, dataset_dir
 from steps.measure import Meter
 
@@ -77,6 +79,8 @@ def cached_step(run: Callable[..., Any], name: str = "") -> BaseStep:
     files = [str(path.relative_to(root)) for path in stage_files(run.__module__, root)]
     policy = CachePolicy(include_artifact_ids=False, file_dependencies=files, cache_func=epoch)
     body = measured(run)
+    if not name and hasattr(sys.modules[run.__module__], "run_shard"):
+        body = _joining(body, _name(run))
     body.__name__ = name or _name(run)
     return step(enable_cache=True, cache_policy=policy, enable_step_logs=False, runtime=StepRuntime.ISOLATED)(body)
 
@@ -110,6 +114,36 @@ def measured(run: Callable[..., Any]) -> Callable[..., Any]:
         return exchange.send(_stamp(result, facts))
 
     return body
+
+
+def with_cost(ref: R, parts: Iterable[DatasetRef]) -> R:
+    """A joined output costs what its parts did: their seconds together, the most memory that one took."""
+    costs = [part.summary for part in (ref, *parts)]
+    total: dict[str, float | int | str] = {
+        "seconds": sum(float(cost.get("seconds", 0)) for cost in costs),
+        "peak_mb": max(float(cost.get("peak_mb", 0)) for cost in costs),
+    }
+    return _stamp(ref, total)
+
+
+def _joining(body: Callable[..., Any], name: str) -> Callable[..., Any]:
+    """A step's body, its output stamped with the cost of the shards that this run made before it."""
+
+    @functools.wraps(body)
+    def joined(*args: Any, **kwargs: Any) -> Any:
+        return with_cost(body(*args, **kwargs), _parts(name))
+
+    return joined
+
+
+def _parts(name: str) -> list[DatasetRef]:
+    """What the shards of a stage returned in the run that this step belongs to."""
+    from zenml.client import Client
+
+    steps = Client().get_pipeline_run(get_step_context().pipeline_run.id).steps
+    shards = [made for key, made in steps.items() if re.fullmatch(rf"{name}_shard(_\d+)?", key)]
+    with ThreadPoolExecutor(8) as pool:
+        return list(pool.map(lambda made: made.outputs[PART][0].load(), shards))
 
 
 def effective(run: Callable[..., Any]) -> Callable[..., Any]:

@@ -198,6 +198,11 @@ def test_shards_are_steps_of_their_own_and_are_joined(first, project):
         "synthesize_shard_2",
         "synthesize_shard_3",
     }
+    parts = [steps[name].outputs["part"][0].load() for name in steps if name.startswith("synthesize_shard")]
+    own = sum(part.summary["seconds"] for part in parts)
+    told = steps["synthesize"].outputs["pairs"][0].load().summary
+    assert own < told["seconds"] == record.stages["synthesize"].seconds, "a stage costs what its pieces cost"
+    assert told["peak_mb"] >= max(part.summary["peak_mb"] for part in parts)
     again = project.run(*changed)
     assert (again.code, again.calls) == (0, [])
 
