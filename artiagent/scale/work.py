@@ -174,7 +174,7 @@ def steps_of(asked: Asked, need: Need, shards: int | None = None) -> tuple[Step,
     factors = np.exp(rng.standard_normal((asked.runs, shards)) * spread - spread**2 / 2)
     fixed = sum(chosen.rate.fixed.value for chosen in _starting(need))
     work = (seconds_of(asked, need) / shards + _waiting(asked, need, shards) + fixed)[:, None] * factors
-    where, kept = need.machine, assumed.checkpoint.value if need.stage in SHARDED else math.inf
+    where, kept = need.machine, _kept_every(asked, need.stage, float(work.mean()))
     name = need.stage if shards == 1 else f"{need.stage} shards"
     made = Step(
         name, need.after, work, _setup(asked, where), where.pool, where.profile.gpus, where.spot, kept,
@@ -184,6 +184,25 @@ def steps_of(asked: Asked, need: Need, shards: int | None = None) -> tuple[Step,
         return (made,)
     join = asked.draw("join", assumed.join)[:, None]
     return made, Step(need.stage, (name,), join, _setup(asked, need.joining), need.joining.pool)
+
+
+def _kept_every(asked: Asked, stage: str, seconds: float) -> float:
+    """Seconds of work between what another machine can go on from (`artiagent.exchange`); inf: nothing is kept.
+
+    Args:
+        stage: whose; shards send their batches, trainings their checkpoints.
+        seconds: of all its work, or of a shard's.
+    """
+    config = asked.config
+    if stage in SHARDED:
+        return asked.rates.assumptions.checkpoint.value
+    if stage == "train_reward":
+        return seconds / (config.reward.epochs * config.reward.members)
+    if stage == "finetune":
+        samples = float(np.mean(asked.amounts["frozen_sample"] + asked.amounts["whole_sample"]))
+        kept = config.sft.save_steps * demand.samples_per_step(config.sft)
+        return seconds * min(1.0, kept / samples) if samples else math.inf
+    return math.inf
 
 
 def _setup(asked: Asked, where: Machine) -> np.ndarray:

@@ -19,6 +19,7 @@ from artiagent.scale.prices import load_prices
 from artiagent.scale.profiles import Declared, Pool, Profile, load_profiles
 from artiagent.scale.rates import Rate, RateFile, Rates, load_assumptions
 from artiagent.scale.sweep import sweep
+from artiagent.scale.work import _kept_every
 from pipelines.stages import stages
 
 PAPER = Path("configs/paper.yaml")
@@ -132,6 +133,18 @@ def test_preemption_costs_what_it_does_by_hand():
         assert found * 3600 == pytest.approx(undisturbed + PROVISION + SETUP, rel=0.002)
     assert plan.stages[0].spot
     assert plan.stages[0].interruptions == pytest.approx(2 * 0.10536, abs=0.04)
+
+
+@pytest.mark.parametrize(("save_steps", "kept"), [(10, 3600 * 10 / 100), (500, 3600)])
+def test_a_training_loses_what_its_last_checkpoint_lacks(save_steps, kept):
+    """3,200 samples of 32 a step are 100 steps, an hour; seconds between checkpoints follow from ``save_steps``."""
+    stages = [{"name": "s", "train_vision": True, "learning_rate": 1e-4, "max_steps": 100}]
+    sft = {"stages": stages, "batch_pairs": 16, "accumulate": 1, "save_steps": save_steps}
+    given = asked("1xH100", 1, 1)
+    given = replace(given, config=Config.model_validate({"sft": sft, "reward": {"epochs": 5, "members": 2}}))
+    assert _kept_every(given, "finetune", 3600.0) == pytest.approx(kept)
+    assert _kept_every(given, "train_reward", 3600.0) == pytest.approx(360)
+    assert _kept_every(given, "instruct", 3600.0) == np.inf
 
 
 def test_more_shards_help_until_there_are_no_more_gpus():
