@@ -24,11 +24,12 @@ def seal(folder: Path) -> None:
 
 
 def is_whole(folder: Path) -> bool:
-    """Whether a folder is sealed and has every byte that its seal lists."""
-    if not (folder / SEAL).is_file():
+    """Whether a folder is sealed and has every byte that its seal lists; False for one that is being removed."""
+    try:
+        sizes = json.loads((folder / SEAL).read_text())
+        return all((folder / name).stat().st_size == size for name, size in sizes.items())
+    except (FileNotFoundError, NotADirectoryError):
         return False
-    sizes = json.loads((folder / SEAL).read_text())
-    return all((folder / n).is_file() and (folder / n).stat().st_size == size for n, size in sizes.items())
 
 
 def checkpoint_number(name: str) -> int | None:

@@ -113,7 +113,7 @@ class _Mirror:
         """`sync` that does not stop the stage: what could not be sent is tried again."""
         try:
             self.sync()
-        except ExchangeError as error:
+        except (ExchangeError, OSError) as error:
             log.warning("%s: what is under way is not mirrored for now: %s", self.out, error)
 
     def sync(self) -> None:

@@ -56,7 +56,7 @@ class Progress:
     def sync(self) -> None:
         """Send what counts and is not there; remove there what it supersedes."""
         here = self._sealed_here()
-        for folder in sorted(here - self.sealed, key=lambda f: (self.out / f / SEAL).stat().st_mtime_ns):
+        for folder in sorted(f for f in here - self.sealed if not supersedes(here, f)):
             self._put(folder)
         for path in sorted((self.out / STAGES).glob(SINGLE)):
             name = f"{STAGES}/{path.name}"
@@ -70,8 +70,11 @@ class Progress:
             self.sealed.discard(folder)
 
     def _sealed_here(self) -> set[str]:
-        seals = (self.out / STAGES).rglob(SEAL)
-        return {path.parent.relative_to(self.out).as_posix() for path in seals if is_whole(path.parent)}
+        found: set[str] = set()
+        with suppress(FileNotFoundError):  # a training removes folders meanwhile: the next look sees the rest
+            for path in (self.out / STAGES).rglob(SEAL):
+                found |= {path.parent.relative_to(self.out).as_posix()} if is_whole(path.parent) else set()
+        return found
 
     def _put(self, folder: str) -> None:
         """Send a folder; one that its training removes meanwhile is left."""
