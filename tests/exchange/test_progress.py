@@ -105,8 +105,9 @@ def test_the_newest_checkpoints_travel_and_what_they_supersede_goes(machine, sto
 def test_a_seal_that_does_not_hold_is_passed_over(broken, machine, store, s3, bucket, keys, caplog):
     machine("a")
     out = dataset_dir("tuned", "x")
-    with pytest.raises(KeyboardInterrupt), exchange.mirrored(out):
+    with pytest.raises(KeyboardInterrupt), exchange.mirrored(out, seconds=0.05):
         checkpoint(out, "checkpoints/checkpoint-2")
+        until(lambda: [key for key in below(keys, out) if key.endswith(SEAL)])
         checkpoint(out, "checkpoints/checkpoint-4")
         raise KeyboardInterrupt
     key = f"team/store/tuned/{out.name}/stages/checkpoints/checkpoint-4/sealed.json"
