@@ -5,10 +5,10 @@ their own; in place of the model stands a renderer whose images are random bytes
 Every phase runs in a process of its own, whose imports count in the memory, not in the seconds:
 
     plan      four variants for every source
-    half      every second source is rendered (not in the sum: a real run renders for hours meanwhile)
+    half      the first of two shards (not in the sum: a real run renders for hours meanwhile)
     resume    check what is there, check the plan, find the first source that is missing
-    rest      the other half (not in the sum)
-    finish    check what is there, merge it into 16 shards, write the manifest
+    rest      the other shard (not in the sum)
+    finish    check what is there, join it, write the manifest
 
     python bench/manifest.py --sources 25000
 """
