@@ -45,7 +45,7 @@ def assert_nothing_asked_after_success(log: list[tuple[str, str]]) -> None:
 def test_thirty_percent_of_faults(tmp_path: Path) -> None:
     answering = Answering(delay=lambda content: 0.01)
     with ServerThread(answering) as upstream, ServerThread(FaultProxy(upstream.url, 0.3, seed=1)) as server:
-        vlm = backend(server.url, tmp_path, timeout=2.0, attempts=6, price_in=1.0, price_out=1.0, concurrency=16)
+        vlm = backend(server.url, tmp_path, timeout=5.0, attempts=6, price_in=1.0, price_out=1.0, concurrency=16)
         outcomes = run(vlm)
         log = server.handler.log
     done = Counter(fault for _, fault in log)
@@ -73,7 +73,7 @@ def test_every_loss_has_a_reason_and_a_rerun_asks_for_the_losses_alone(tmp_path:
     answering = Answering()
     with ServerThread(answering) as upstream:
         with ServerThread(FaultProxy(upstream.url, 0.3, seed=2)) as server:
-            vlm = backend(server.url, tmp_path, timeout=2.0, attempts=1, concurrency=16)
+            vlm = backend(server.url, tmp_path, timeout=5.0, attempts=1, concurrency=16)
             first = run(vlm)
             good = {content for content, fault in server.handler.log if fault == "good"}
         lost = [o for o in first if o.value is None]
