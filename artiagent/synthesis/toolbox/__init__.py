@@ -13,10 +13,10 @@ import numpy as np
 from scipy.fft import irfft2, next_fast_len, rfft2
 
 from artiagent.records import PatchMapping, Reason
-from artiagent.synthesis.toolbox.frame import frame, shifts
+from artiagent.synthesis.toolbox.frame import shifts
 
-__all__ = ["Mapped", "NoMapping", "hits", "hits_at", "mapping", "mapping_of", "nearest", "shifts"]
-_FEW = 2**15  # distances that are rather looked up than avoided
+__all__ = ["Mapped", "NoMapping", "hits", "hits_at", "mapping", "mapping_of", "shifts"]
+_FEW = 2**15  # cells that are rather looked up than transformed
 
 
 @dataclass(frozen=True)
@@ -60,30 +60,6 @@ def mapping_of(shape: tuple[int, int], targets: list[int], references: list[int]
     first, second = zip(*ordered, strict=True) if ordered else ((), ())
     # All that the record itself would check is checked.
     return PatchMapping.model_construct(grid=shape, targets=first, references=second)
-
-
-def nearest(from_indices: np.ndarray, pool: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """For every index [n] the L1-nearest index of ``pool`` [m], m > 0 (ties: lowest index). Returns int64 [n].
-
-    Of each column only the pool patch closest above or below can be the nearest: n x w comparisons instead of n x m.
-    """
-    height, width = shape
-    cells = height * width
-    if from_indices.size * pool.size <= _FEW and (table := frame(shape).table) is not None:
-        pool = np.sort(pool)
-        return pool[table[from_indices[:, None], pool].argmin(axis=1)] if from_indices.size else from_indices
-    taken = np.zeros(shape, dtype=bool)
-    taken.flat[pool] = True
-    columns = np.flatnonzero(taken.any(axis=0))
-    row, nowhere = np.arange(height)[:, None], 2 * height
-    above = np.maximum.accumulate(np.where(taken[:, columns], row, -nowhere), axis=0)
-    below = np.minimum.accumulate(np.where(taken[:, columns], row, nowhere)[::-1], axis=0)[::-1]
-    closest = np.where(row - above <= below - row, above, below)
-    # distance * cells + index: the least key is the least distance, then the lowest index.
-    upright = np.abs(row - closest) * cells + closest * width + columns
-    sideways = np.abs(np.arange(width)[:, None] - columns) * cells
-    rows, cols = np.divmod(from_indices, width)
-    return (upright[rows] + sideways[cols]).min(axis=1) % cells
 
 
 def hits(form: np.ndarray, maps: np.ndarray) -> np.ndarray:

@@ -23,7 +23,7 @@ def test_sets_are_grids(grids: tuple[np.ndarray, ...], radius: int) -> None:
     assert (bits.counts([first, second]).reshape(one.shape) == one.astype(int) + two).all()
 
 
-@settings(max_examples=150)
+@settings(max_examples=200)
 @given(grid_sets(2))
 def test_nearest_is_the_first_of_the_nearest(grids: tuple[np.ndarray, ...]) -> None:
     one, pool = grids
