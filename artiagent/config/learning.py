@@ -61,6 +61,16 @@ class SftSection(Section):
     nodes: int = Field(default=1, ge=1)  # machines with ``processes`` each
     sharding: Literal["none", "fsdp", "zero2", "zero3"] = "none"  # of weights and optimizer over the processes
 
+    @property
+    def world_size(self) -> int:
+        """Processes that train together, of all nodes."""
+        return self.nodes * self.processes
+
+    @property
+    def samples_per_step(self) -> int:
+        """Conversations of an optimizer step, over all processes; a pair has two."""
+        return 2 * self.batch_pairs * self.accumulate * self.world_size
+
 
 class EvaluationSection(Section):
     resamples: int = Field(default=10_000, ge=100)

@@ -23,7 +23,7 @@ from artiagent.exchange import fetch
 from artiagent.learning.family import family_of
 from artiagent.learning.nodes import JOIN_SECONDS, Follower, Head, NodeError, Place
 from artiagent.learning.paired import open_rows
-from artiagent.learning.sharding import check_section, processes
+from artiagent.learning.sharding import check_section
 from artiagent.learning.stages import CURVES, Report, StageJob, resumed, train_stage
 from artiagent.store import write_atomic
 
@@ -182,7 +182,7 @@ def _tell(path: Path, told: int, report: Report | None) -> int:
 
 
 def _reason(job: StageJob, lines: list[str], code: int) -> str:
-    count = processes(job.section)
+    count = job.section.world_size
     failed = sorted(job.folder.glob(ERROR.format(rank="*")), key=lambda path: path.stat().st_mtime_ns)
     if failed:
         rank = failed[0].stem.rsplit("-", 1)[1]

@@ -23,7 +23,7 @@ from artiagent.learning.family import family_of
 from artiagent.learning.launch import launch
 from artiagent.learning.nodes import Head, gathered
 from artiagent.learning.paired import open_rows
-from artiagent.learning.sharding import check_section, processes
+from artiagent.learning.sharding import check_section
 from artiagent.learning.stages import (
     CURVES,
     WEIGHTS,
@@ -86,9 +86,9 @@ def _finetune(
         )  # fmt: skip
         if not (job.folder / CURVES).is_file():
             job = resumed(job)
-            launch(job, report, head) if processes(section) > 1 else train_stage(job, rows, report)
-            seen -= checkpoint_step(job.checkpoint) * job.samples_per_step
-            seen += json.loads((job.folder / CURVES).read_text())[-1]["step"] * job.samples_per_step
+            launch(job, report, head) if section.world_size > 1 else train_stage(job, rows, report)
+            seen -= checkpoint_step(job.checkpoint) * section.samples_per_step
+            seen += json.loads((job.folder / CURVES).read_text())[-1]["step"] * section.samples_per_step
         close_stage(job)
         curves += json.loads((job.folder / CURVES).read_text())
         weights = job.folder / WEIGHTS

@@ -20,15 +20,10 @@ from artiagent.learning.family import ModelFamily
 SPLIT_WEIGHTS = ("fsdp", "zero3")  # no process holds whole weights
 
 
-def processes(section: SftSection) -> int:
-    """Processes that train together, of all nodes."""
-    return section.nodes * section.processes
-
-
 def check_section(section: SftSection) -> None:
     """Raise ValueError for settings that cannot work together, before anything is loaded."""
     zero = section.sharding in ("zero2", "zero3")
-    if section.sharding != "none" and processes(section) == 1:
+    if section.sharding != "none" and section.world_size == 1:
         raise ValueError(
             f"sft.sharding {section.sharding!r} divides a model among processes, and sft.processes is 1: "
             "raise it to the number of accelerators, or set sft.sharding to none"
@@ -60,13 +55,13 @@ def _check_devices(section: SftSection) -> None:
         raise ValueError(
             f"sft.processes {section.processes}: this machine has {torch.cuda.device_count()} GPUs; one process each"
         )
-    if device.index is not None and processes(section) > 1:
+    if device.index is not None and section.world_size > 1:
         raise ValueError(f"sft.device {section.device!r}: several processes take a GPU each; set it to cuda or auto")
 
 
 def sharding_arguments(section: SftSection, family: ModelFamily, model: torch.nn.Module) -> dict[str, Any]:
     """Arguments of the trainer's configuration for ``section.sharding`` over all processes."""
-    if processes(section) == 1:
+    if section.world_size == 1:
         return {}
     cpu = torch_device(section.device).type == "cpu"
     common: dict[str, Any] = {"ddp_backend": "gloo" if cpu else "nccl"}

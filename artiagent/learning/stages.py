@@ -39,7 +39,7 @@ from artiagent.instruction.prompts import NO, YES
 from artiagent.learning.collate import ConversationCollator
 from artiagent.learning.family import ModelFamily, family_of
 from artiagent.learning.paired import PairedTrainer
-from artiagent.learning.sharding import SPLIT_WEIGHTS, processes, sharding_arguments
+from artiagent.learning.sharding import SPLIT_WEIGHTS, sharding_arguments
 from artiagent.records import CheckpointRef, DatasetRef
 from artiagent.sealed import CHECKPOINT, checkpoint_number, is_whole, seal
 from artiagent.store import write_atomic
@@ -76,11 +76,6 @@ class StageJob(BaseModel):
     def stage(self) -> SftStage:
         return self.section.stages[self.number]
 
-    @property
-    def samples_per_step(self) -> int:
-        """Conversations of an optimizer step, over all processes."""
-        return 2 * self.section.batch_pairs * self.section.accumulate * processes(self.section)
-
 
 def resumed(job: StageJob) -> StageJob:
     """The job from its last whole checkpoint on; newer ones that a kill left half-written are removed."""
@@ -113,7 +108,7 @@ def train_stage(job: StageJob, rows: dict[str, Dataset], report: Report | None =
         margin_weight=section.margin_weight if section.loss == "tokens+margin" else 0.0,
         answers=tuple(_single_token(processor, word) for word in (YES, NO)),
         paired=section.sampler == "paired",
-        like_length=section.batch_pairs * processes(section) if section.group_by_length else 0,
+        like_length=section.batch_pairs * section.world_size if section.group_by_length else 0,
         measured=section.sharding not in SPLIT_WEIGHTS,
         sealed=seal,
     )
@@ -261,7 +256,7 @@ class _Watcher(TrainerCallback):
     """One bar per stage, in samples: what the person waits for; and the curve as it grows."""
 
     def __init__(self, job: StageJob, report: Report | None) -> None:
-        self.job, self.report, self.samples = job, report, job.samples_per_step
+        self.job, self.report, self.samples = job, report, job.section.samples_per_step
 
     def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         total, done = state.max_steps * self.samples, state.global_step * self.samples

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from artiagent.config import BenchmarkSet, Config, SftSection, VlmSection
+from artiagent.config import BenchmarkSet, Config, VlmSection
 from artiagent.run_config import ConfigError
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def units(
     jobs = tried + planning.benign_share * sources
     taught = min(pairs, config.instruction.pairs or pairs)
     samples = 2 * taught * (1 - config.instruction.val_share) * (2 if sft.mirror else 1)
-    batch = samples_per_step(sft)
+    batch = sft.samples_per_step
     trained = {False: 0.0, True: 0.0}
     for stage in sft.stages:
         trained[stage.train_vision] += stage.max_steps * batch if stage.max_steps > 0 else stage.epochs * samples
@@ -82,11 +82,6 @@ def units(
         "whole_sample": trained[True],
         "item": float(items),
     }
-
-
-def samples_per_step(sft: SftSection) -> int:
-    """Conversations of an optimizer step, over all processes of all nodes."""
-    return 2 * sft.batch_pairs * sft.accumulate * sft.processes * sft.nodes
 
 
 def rows_per_job(config: Config, variants: Amount, region: float) -> Amount:

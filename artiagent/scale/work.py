@@ -200,7 +200,7 @@ def _kept_every(asked: Asked, stage: str, seconds: float) -> float:
         return seconds / (config.reward.epochs * config.reward.members)
     if stage == "finetune":
         samples = float(np.mean(asked.amounts["frozen_sample"] + asked.amounts["whole_sample"]))
-        kept = config.sft.save_steps * demand.samples_per_step(config.sft)
+        kept = config.sft.save_steps * config.sft.samples_per_step
         return seconds * min(1.0, kept / samples) if samples else math.inf
     return math.inf
 
