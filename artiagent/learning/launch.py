@@ -24,7 +24,7 @@ from artiagent.learning.family import family_of
 from artiagent.learning.nodes import JOIN_SECONDS, Follower, Head, NodeError, Place
 from artiagent.learning.paired import open_rows
 from artiagent.learning.sharding import check_section
-from artiagent.learning.stages import CURVES, Report, StageJob, resumed, train_stage
+from artiagent.learning.stages import CURVES, Report, StageJob, train_stage
 from artiagent.store import write_atomic
 
 JOB, NODE_JOB, POINTS, ERROR = "job.json", "job-{node}.json", "points.jsonl", "error-{rank}.txt"
@@ -39,9 +39,8 @@ def launch(job: StageJob, report: Report | None = None, head: Head | None = None
 
     They end when this one dies: they hold the other end of a pipe, and other nodes that of a connection. Raises
     RuntimeError, with the first message of the process that failed, when one of them does, and NodeError when a node
-    is gone; the next call resumes.
+    is gone; `resumed` then gives the job with which the next call goes on.
     """
-    job = resumed(job)
     job.folder.mkdir(parents=True, exist_ok=True)
     for old in (*job.folder.glob(ERROR.format(rank="*")), job.folder / POINTS):
         old.unlink(missing_ok=True)

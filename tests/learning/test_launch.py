@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from artiagent.config import SftSection, SftStage
 from artiagent.learning.launch import POINTS, StageJob, launch
 from artiagent.learning.sft import finetune
-from artiagent.learning.stages import checkpoint_step, last_checkpoint
+from artiagent.learning.stages import checkpoint_step, last_checkpoint, resumed
 from artiagent.records import CheckpointRef, DatasetRef
 
 STAGES = (SftStage(name="language", train_vision=False, max_steps=4, learning_rate=1e-3),)
@@ -79,7 +79,7 @@ def test_they_end_with_their_caller_and_the_next_call_resumes(job: StageJob) -> 
         time.sleep(0.05)
     done = checkpoint_step(last_checkpoint(job.folder / "checkpoints"))
     stage = STAGES[0].model_copy(update={"max_steps": done + 2})
-    launch(longer.model_copy(update={"section": TWO.model_copy(update={"stages": (stage,)})}))
+    launch(resumed(longer.model_copy(update={"section": TWO.model_copy(update={"stages": (stage,)})})))
     points = [json.loads(line) for line in (job.folder / POINTS).read_text().splitlines()]
     assert [point["step"] for point in points if "loss" in point] == [done + 1, done + 2]
 
