@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -183,12 +182,12 @@ def execute(pipeline: Pipeline, name: str, config: Config) -> PipelineRunRespons
 def collect(finished: PipelineRunResponse) -> dict[str, StageResult]:
     """Digest, cost and cache status of every cached stage; a sharded one is cached where all its pieces are."""
     from pipelines.runs import StageResult
-    from steps.stage import digest_of
+    from steps.stage import digest_of, shards_of
 
     results = {}
     for stage, output in OUTPUT_OF_STAGE.items():
         step = finished.steps[stage]
-        pieces = [s for name, s in finished.steps.items() if re.fullmatch(rf"{stage}_shard(_\d+)?", name)]
+        pieces = shards_of(stage, finished)
         ref: Ref = step.outputs[output][0].load()
         results[stage] = StageResult(
             digest=digest_of(ref), cached=all(s.status.value == "cached" for s in (step, *pieces)),

@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from zenml import get_step_context, step
 from zenml.config.cache_policy import CachePolicy
@@ -34,6 +34,9 @@ from artiagent.records import CheckpointRef, DatasetRef, EvaluationReport, stabl
 from artiagent.shards import PART, Shard
 from artiagent.store import checkout, dataset_dir
 from steps.measure import Meter
+
+if TYPE_CHECKING:
+    from zenml.models import PipelineRunResponse, StepRunResponse
 
 Ref = DatasetRef | CheckpointRef | EvaluationReport
 R = TypeVar("R", bound=Ref)
@@ -126,6 +129,11 @@ def with_cost(ref: R, parts: Iterable[DatasetRef]) -> R:
     return _stamp(ref, total)
 
 
+def shards_of(stage: str, run: PipelineRunResponse) -> list[StepRunResponse]:
+    """The steps of a run that made the pieces of a stage; none where it was made in one."""
+    return [made for name, made in run.steps.items() if re.fullmatch(rf"{stage}_shard(_\d+)?", name)]
+
+
 def _joining(body: Callable[..., Any], name: str) -> Callable[..., Any]:
     """A step's body, its output stamped with the cost of the shards that this run made before it."""
 
@@ -140,10 +148,9 @@ def _parts(name: str) -> list[DatasetRef]:
     """What the shards of a stage returned in the run that this step belongs to."""
     from zenml.client import Client
 
-    steps = Client().get_pipeline_run(get_step_context().pipeline_run.id).steps
-    shards = [made for key, made in steps.items() if re.fullmatch(rf"{name}_shard(_\d+)?", key)]
+    run = Client().get_pipeline_run(get_step_context().pipeline_run.id)
     with ThreadPoolExecutor(8) as pool:
-        return list(pool.map(lambda made: made.outputs[PART][0].load(), shards))
+        return list(pool.map(lambda made: made.outputs[PART][0].load(), shards_of(name, run)))
 
 
 def effective(run: Callable[..., Any]) -> Callable[..., Any]:
