@@ -59,6 +59,16 @@ def prepare(verbose: bool = False) -> Path:
     return root
 
 
+def know_step_operator(flavor: str, source: str) -> None:
+    """Register one of our flavors of step operators by the path of its class, where ZenML does not know it yet."""
+    from zenml.client import Client
+    from zenml.enums import StackComponentType
+
+    client, kind = Client(), StackComponentType.STEP_OPERATOR
+    if not any(known.source == source for known in client.list_flavors(name=flavor, type=kind)):
+        client.create_flavor(source, kind)
+
+
 @contextmanager
 def active_stack(name: str | None) -> Iterator[None]:
     """Run on the named stack, then activate the one from before. Raises ValueError naming the known stacks."""

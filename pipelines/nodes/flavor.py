@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 from zenml.integrations.kubernetes.flavors import KubernetesStepOperatorConfig
 from zenml.step_operators import BaseStepOperatorFlavor
 
+from pipelines.nodes.placing import FLAVOR
+
 if TYPE_CHECKING:
     from pipelines.nodes.operator import NodesOperator
 
-FLAVOR = "nodes"
 SOURCE = f"{__name__}.NodesFlavor"
 
 

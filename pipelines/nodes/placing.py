@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from zenml.integrations.kubernetes.pod_settings import KubernetesPodSettings
     from zenml.stack import Stack, StackComponent
 
-FLAVOR = "nodes"
+FLAVOR = "nodes"  # of the step operator
 STAGE = "finetune"
 LABEL = "artiagent.io/nodes"  # of pods that may connect to each other (infra/kubernetes/network.yaml)
 STOP_SECONDS = 120  # for a pod that is told to go

@@ -11,6 +11,7 @@ def register(name: str) -> str:
     from zenml.client import Client
     from zenml.enums import StackComponentType
 
+    from pipelines.environment import know_step_operator
     from pipelines.nodes.flavor import FLAVOR, SOURCE
     from pipelines.placement import KUBERNETES
 
@@ -21,8 +22,7 @@ def register(name: str) -> str:
     (orchestrator,) = stack.components[StackComponentType.ORCHESTRATOR]
     if orchestrator.flavor_name != KUBERNETES:
         raise ValueError(f"{name}: its orchestrator is {orchestrator.flavor_name!r}, not {KUBERNETES!r}")
-    if not any(flavor.source == SOURCE for flavor in client.list_flavors(name=FLAVOR, type=kind)):
-        client.create_flavor(SOURCE, kind)
+    know_step_operator(FLAVOR, SOURCE)
     own = f"{name}-nodes"
     copied = ("incluster", "kubernetes_context", "kubernetes_namespace", "api_request_timeout")
     configuration = {key: orchestrator.configuration[key] for key in copied if key in orchestrator.configuration}

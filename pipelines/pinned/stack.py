@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from artiagent.config import Config
+from pipelines.environment import know_step_operator
 from pipelines.pinned.flavor import FLAVOR, SOURCE, PinnedConfig
 from pipelines.pinned.leases import device_names, too_few
 
@@ -39,7 +40,7 @@ def register(names: str | None = None, stack: str = "", **settings: Any) -> str:
         device_names(names)
     client = Client()
     tree = yaml.safe_load(FILE.read_text())
-    _know_flavor(client)
+    know_step_operator(FLAVOR, SOURCE)
     components = {}
     for kind, (entry,) in tree["components"].items():
         configuration, name = dict(entry["configuration"]), entry["name"]
@@ -54,14 +55,6 @@ def register(names: str | None = None, stack: str = "", **settings: Any) -> str:
     else:
         client.create_stack(name, components)
     return name
-
-
-def _know_flavor(client: Any) -> None:
-    from zenml.enums import StackComponentType
-
-    kind = StackComponentType.STEP_OPERATOR
-    if not any(flavor.source == SOURCE for flavor in client.list_flavors(name=FLAVOR, type=kind)):
-        client.create_flavor(SOURCE, kind)
 
 
 def _component(client: Any, kind: str, name: str, flavor: str, configuration: dict[str, Any]) -> Any:

@@ -110,7 +110,7 @@ class Cluster:
 def test_a_step_on_two_pods_is_one_step_with_one_model(
     conversations: DatasetRef, tiny_vlm: CheckpointRef, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from pipelines.environment import active_stack, prepare
+    from pipelines.environment import active_stack, know_step_operator, prepare
 
     prepare()
     from zenml.client import Client
@@ -130,8 +130,7 @@ def test_a_step_on_two_pods_is_one_step_with_one_model(
     monkeypatch.setattr(StepRunInfo, "get_image", lambda *_, **__: "image")
     monkeypatch.setenv("ARTIAGENT_RUN", "pods-1")
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH", "")))))
-    if not client.list_flavors(name=FLAVOR, type=kind):
-        client.create_flavor(SOURCE, kind)
+    know_step_operator(FLAVOR, SOURCE)
     parts = {c: [client.active_stack_model.components[c][0].id] for c in client.active_stack_model.components}
     parts[kind] = [client.create_stack_component(STACK, FLAVOR, kind, {}).id]
     client.create_stack(STACK, parts)
