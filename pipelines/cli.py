@@ -70,10 +70,10 @@ def ablate(arguments: argparse.Namespace) -> int:
     from pipelines.ablation import ablation as pipeline
     from pipelines.ablation import open_ablation
 
-    name = open_ablation(ablation, digests, yaml.safe_load(Path(arguments.config).read_text()), root)
     rows = ablation.section.rows
-    print(f"{name}: {len(rows)} rows, {sum(row.detect for row in rows)} of them with a detection score", flush=True)
     with submission(arguments.stack, shared):
+        name = open_ablation(ablation, digests, yaml.safe_load(Path(arguments.config).read_text()), root)
+        print(f"{name}: {len(rows)} rows, {sum(row.detect for row in rows)} of them with a detection score", flush=True)
         execute(pipeline, name, shared)
     print_ablation(name)
     return 0
@@ -104,10 +104,10 @@ def study(arguments: argparse.Namespace) -> int:
     from pipelines.study import open_study
     from pipelines.study import study as pipeline
 
-    name = open_study(planned, digests, yaml.safe_load(Path(arguments.config).read_text()), root)
     groups = ", ".join(group.name for group in planned.section.groups)
-    print(f"{name}: {len(planned.plan()[0].runs)} models for the groups {groups}", flush=True)
     with submission(arguments.stack, shared):
+        name = open_study(planned, digests, yaml.safe_load(Path(arguments.config).read_text()), root)
+        print(f"{name}: {len(planned.plan()[0].runs)} models for the groups {groups}", flush=True)
         execute(pipeline, name, shared)
     print_study(name)
     return 0

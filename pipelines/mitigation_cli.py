@@ -78,9 +78,9 @@ def _run(
     from pipelines.cli import execute, submission
 
     document = yaml.safe_load(Path(arguments.config).read_text())
-    name = mitigation.open_mitigation(kind, config, models, parameters, document, root)
-    print(f"{name}: {', '.join(f'{role} {ref.name}' for role, ref in models.items())}", flush=True)
     with submission(arguments.stack, config):
+        name = mitigation.open_mitigation(kind, config, models, parameters, document, root)
+        print(f"{name}: {', '.join(f'{role} {ref.name}' for role, ref in models.items())}", flush=True)
         execute(getattr(mitigation, kind), name, config)
     return name
 

@@ -11,7 +11,7 @@ import yaml
 
 from artiagent import cli
 from artiagent.records import DatasetRef, stable_hash
-from artiagent.store import home, write_atomic
+from artiagent.store import home, runs_dir, write_atomic
 from pipelines.environment import prepare
 
 prepare()
@@ -139,3 +139,10 @@ def test_wrong_groups_are_one_line(first, study, capsys):
 def test_scenes_never_reach_the_seeds_of_the_oracle(first, study, capsys):
     assert study.run("--set", "study.scenes.first_seed=299999").code == 2
     assert "study.scenes: seeds 299999 to 300000; expected all below 300000" in capsys.readouterr().err
+
+
+def test_a_study_that_is_refused_leaves_no_run(first, study, capsys):
+    before = set(runs_dir().iterdir())
+    assert study.run("--stack", "mars", "--set", "study.resamples=101").code == 2
+    assert "--stack mars: no such ZenML stack" in capsys.readouterr().err
+    assert set(runs_dir().iterdir()) == before
