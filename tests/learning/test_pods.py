@@ -10,18 +10,16 @@ import os
 import socket
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import pytest
 
 from artiagent.config import SftSection, SftStage
 from artiagent.records import CheckpointRef, DatasetRef
+from tests.kubernetes_api import KubernetesApi
 
 ROOT = Path(__file__).resolve().parents[2]
 SECTION = SftSection(
@@ -31,44 +29,23 @@ SECTION = SftSection(
 BRINGS = "    Code(sys.argv[1:]).prepare_code_environment()"  # into /app; here the code is at hand
 
 
-class Cluster:
+class Cluster(KubernetesApi):
     """Jobs as processes of this machine. Every pod is at 127.0.0.1."""
 
     def __init__(self, logs: Path) -> None:
         self.job: dict[str, Any] = {}
         self.pods: list[subprocess.Popen[bytes]] = []
-        self.logs, self.sent, cluster = logs, [], self
+        self.logs = logs
+        self.sent: list[str] = []
+        super().__init__()
 
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                made = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                made["metadata"]["uid"] = str(uuid4())
-                cluster.sent.append(self.path.rsplit("/", 1)[-1])
-                if self.path.endswith("/jobs"):
-                    cluster.start(made)
-                self.answer(201, made)
+    def made(self, kind: str, body: dict[str, Any]) -> None:
+        self.sent.append(kind)
+        if kind == "jobs":
+            self.start(body)
 
-            def do_GET(self) -> None:
-                self.answer(200, {"items": [cluster.job | {"status": {"conditions": cluster.conditions()}}]})
-
-            def answer(self, code: int, value: dict[str, Any]) -> None:
-                body = json.dumps(value).encode()
-                self.send_response(code)
-                self.send_header("Content-Type", "application/json")
-                self.send_header("Content-Length", str(len(body)))
-                self.end_headers()
-                self.wfile.write(body)
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        threading.Thread(target=self.server.serve_forever, args=(0.01,), daemon=True).start()
-
-    def client(self, _operator: object = None) -> Any:
-        from kubernetes.client import ApiClient, Configuration
-
-        return ApiClient(Configuration(host=f"http://127.0.0.1:{self.server.server_port}"))
+    def there(self) -> dict[str, Any]:
+        return {"items": [self.job | {"status": {"conditions": self.conditions()}}]}
 
     def start(self, job: dict[str, Any]) -> None:
         self.job = job

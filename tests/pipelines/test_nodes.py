@@ -8,8 +8,6 @@ import os
 import re
 import signal
 import sys
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
 from uuid import UUID, uuid4
@@ -23,6 +21,7 @@ from artiagent.run_config import ConfigError, load_config
 from pipelines import placement
 from pipelines.environment import prepare
 from pipelines.nodes import placing
+from tests.kubernetes_api import KubernetesApi
 
 ROOT = Path(__file__).resolve().parents[2]
 GOLDEN = Path(__file__).parent / "golden" / "nodes"
@@ -32,35 +31,15 @@ STACK = "many-kubernetes"
 TOKEN = "a-token-that-no-manifest-may-hold"
 
 
-class Cluster:
-    """A Kubernetes API that answers every POST with what it got, a uid added, and keeps it."""
+class Cluster(KubernetesApi):
+    """Keeps the last of every kind."""
 
     def __init__(self):
-        self.sent, cluster = {}, self
+        self.sent = {}
+        super().__init__()
 
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self):
-                text = self.rfile.read(int(self.headers["Content-Length"]))
-                cluster.sent[self.path.rsplit("/", 1)[-1]] = json.loads(text)
-                made = json.loads(text)
-                made["metadata"]["uid"] = str(uuid4())
-                body = json.dumps(made).encode()
-                self.send_response(201)
-                self.send_header("Content-Type", "application/json")
-                self.send_header("Content-Length", str(len(body)))
-                self.end_headers()
-                self.wfile.write(body)
-
-            def log_message(self, *_):
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        threading.Thread(target=self.server.serve_forever, args=(0.01,), daemon=True).start()
-
-    def client(self):
-        from kubernetes.client import ApiClient, Configuration
-
-        return ApiClient(Configuration(host=f"http://127.0.0.1:{self.server.server_port}"))
+    def made(self, kind, body):
+        self.sent[kind] = body
 
 
 @pytest.fixture(scope="module")

@@ -7,8 +7,6 @@ import inspect
 import json
 import os
 import re
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
 from uuid import uuid4
@@ -22,6 +20,7 @@ from artiagent.scale.profiles import profile_name
 from pipelines import placement, preflight, probes
 from pipelines.environment import prepare
 from pipelines.stages import section_of, stages, value_of
+from tests.kubernetes_api import KubernetesApi
 
 ROOT = Path(__file__).resolve().parents[2]
 GOLDEN = Path(__file__).parent / "golden" / "kubernetes"
@@ -31,27 +30,15 @@ TOKEN = "a-token-that-no-manifest-may-hold"
 GIB = {"Gi": 1, "Mi": 1 / 1024}
 
 
-class Cluster:
-    """A Kubernetes API that answers every POST with what it got, and keeps it."""
+class Cluster(KubernetesApi):
+    """Keeps jobs and secrets."""
 
     def __init__(self):
-        self.jobs, self.secrets, cluster = [], [], self
+        self.jobs, self.secrets = [], []
+        super().__init__()
 
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self):
-                body = self.rfile.read(int(self.headers["Content-Length"]))
-                (cluster.secrets if "/secrets" in self.path else cluster.jobs).append(json.loads(body))
-                self.send_response(201)
-                self.send_header("Content-Type", "application/json")
-                self.send_header("Content-Length", str(len(body)))
-                self.end_headers()
-                self.wfile.write(body)
-
-            def log_message(self, *_):
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        threading.Thread(target=self.server.serve_forever, args=(0.01,), daemon=True).start()
+    def made(self, kind, body):
+        (self.secrets if kind == "secrets" else self.jobs).append(body)
 
     def kubeconfig(self, path):
         name = {"cluster": "c", "user": "u"}
@@ -59,7 +46,7 @@ class Cluster:
             yaml.safe_dump(
                 {
                     "apiVersion": "v1", "kind": "Config", "current-context": "artiagent",
-                    "clusters": [{"name": "c", "cluster": {"server": f"http://127.0.0.1:{self.server.server_port}"}}],
+                    "clusters": [{"name": "c", "cluster": {"server": self.url}}],
                     "contexts": [{"name": "artiagent", "context": name}], "users": [{"name": "u", "user": {}}],
                 }
             )
