@@ -194,6 +194,18 @@ def table(results: list[dict[str, float | str]]) -> str:
     return "\n".join(f"{row[0]:<8}" + "".join(f"{value:>10}" for value in row[1:]) for row in [head, *rows])
 
 
+def machine() -> dict[str, str | int]:
+    """When and where this was measured."""
+    return {
+        "date": datetime.now(UTC).date().isoformat(),
+        "cpu": cpu_model(),
+        "cores": len(os.sched_getaffinity(0)),
+        "python": sys.version.split()[0],
+        "numpy": np.__version__,
+        "pyarrow": pyarrow.__version__,
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sources", type=int, default=25_000, help=f"scenes, with {VARIANTS} jobs each")
@@ -205,18 +217,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=args.workdir) as folder:
         results = measure(Path(folder), args.sources, args.image_bytes)
     print(table(results))
-    report = {
-        "date": datetime.now(UTC).date().isoformat(),
-        "cpu": cpu_model(),
-        "cores": len(os.sched_getaffinity(0)),
-        "load_before": round(load, 1),  # of others; with more than a core free the seconds come near the CPU seconds
-        "python": sys.version.split()[0],
-        "numpy": np.__version__,
-        "pyarrow": pyarrow.__version__,
-        "sources": args.sources,
-        "image_bytes": args.image_bytes,
-        "phases": results,
-    }
+    # Load of others: with more than a core free the seconds come near the CPU seconds.
+    told = {"load_before": round(load, 1), "sources": args.sources, "image_bytes": args.image_bytes}
+    report = machine() | told | {"phases": results}
     args.out.write_text(json.dumps(report, indent=1) + "\n")
 
 

@@ -20,11 +20,9 @@ import argparse
 import json
 import os
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
 from itertools import islice
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
@@ -33,8 +31,7 @@ from threading import Thread
 
 import numpy as np
 import pyarrow
-from manifest import cpu_seconds, draw_scenes, pair, watch
-from toolbox import cpu_model
+from manifest import cpu_seconds, draw_scenes, machine, pair, watch
 
 from artiagent.checkpoints import checkpoint_ref
 from artiagent.chunks import merge, schema
@@ -196,17 +193,7 @@ def main() -> None:
         )
         print(f"{sources} sources; plan, shards and join: {runs[-1]['total']}", flush=True)
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True).stdout
-    report = {
-        "date": datetime.now(UTC).date().isoformat(),
-        "commit": commit.strip(),
-        "cpu": cpu_model(),
-        "cores": len(os.sched_getaffinity(0)),
-        "python": sys.version.split()[0],
-        "numpy": np.__version__,
-        "pyarrow": pyarrow.__version__,
-        "shards": args.shards,
-        "runs": runs,
-    }
+    report = machine() | {"commit": commit.strip(), "shards": args.shards, "runs": runs}
     args.out.write_text(json.dumps(report, indent=1) + "\n")
 
 
